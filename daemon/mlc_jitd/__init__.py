@@ -1,0 +1,3 @@
+"""mlc_jitd."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""build."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""schedule."""
+
+from __future__ import annotations

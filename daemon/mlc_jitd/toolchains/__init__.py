@@ -1,0 +1,3 @@
+"""toolchains."""
+
+from __future__ import annotations
