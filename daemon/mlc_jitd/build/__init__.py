@@ -1,3 +1,13 @@
-"""build."""
+"""Run one command as a process tree within limits. Knows nothing of compilers.
+
+What belongs here: starting, watching and ending processes, and their log. What does not: what to run, and what its
+output means.
+"""
 
 from __future__ import annotations
+
+from .limits import CommandLike, Limits, Outcome, Status
+from .runner import run
+from .stop import StopReason, StopSignal
+
+__all__ = ["CommandLike", "Limits", "Outcome", "Status", "StopReason", "StopSignal", "run"]
