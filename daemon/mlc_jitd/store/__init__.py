@@ -1,3 +1,29 @@
-"""store."""
+"""Artifacts and manifests: finding, verifying, publishing, locks. It does not know what a model is."""
 
 from __future__ import annotations
+
+from mlc_jitd.store.entry import Entry, Found, Missing, MissingReason, Totals
+from mlc_jitd.store.layout import SUFFIXES, Layout
+from mlc_jitd.store.locks import KeyLock
+from mlc_jitd.store.manifest import About, CompileRecord, Manifest, ModelRecord, PartRecord, ToolchainRecord
+from mlc_jitd.store.store import Store
+from mlc_jitd.store.sweep import SweepReport
+
+__all__ = [
+    "SUFFIXES",
+    "About",
+    "CompileRecord",
+    "Entry",
+    "Found",
+    "KeyLock",
+    "Layout",
+    "Manifest",
+    "Missing",
+    "MissingReason",
+    "ModelRecord",
+    "PartRecord",
+    "Store",
+    "SweepReport",
+    "ToolchainRecord",
+    "Totals",
+]

@@ -1,0 +1,51 @@
+"""Risk: the process ends at any step of a publish or a quarantine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHILD = Path(__file__).with_name("store_child.py")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "allowed"),
+    [
+        ("first", {"absent", "new"}),
+        ("redo", {"old", "new"}),
+        ("identical", {"old"}),
+        ("over-damage", {"absent", "old"}),
+        ("quarantine", {"damaged", "absent"}),
+    ],
+)
+def test_every_step_leaves_a_whole_entry_or_none(tmp_path: Path, scenario: str, allowed: set[str]) -> None:
+    run = subprocess.run(
+        [sys.executable, CHILD, "crash", tmp_path / "home", scenario],
+        check=True, capture_output=True, text=True, timeout=18,
+    )  # fmt: skip
+    steps = json.loads(run.stdout)
+    assert [step["status"] for step in steps] == [42] * (len(steps) - 1) + [0]
+    assert {step["seen"] for step in steps} <= allowed
+    assert {step["after"] for step in steps} <= allowed
+    assert {step["next"] for step in steps} == {"next"}
+    assert {step["staging"] for step in steps} == {0}
+    assert [step["orphans"] for step in steps if step["orphans"]] == []
+    events = {step["event"] for step in steps}
+    assert {"os.rename", "os.mkdir", "os.fsync", "open"} <= events
+
+
+def test_the_switch_happens_at_one_step(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, CHILD, "crash", tmp_path / "home", "redo"],
+        check=True, capture_output=True, text=True, timeout=18,
+    )  # fmt: skip
+    steps = json.loads(run.stdout)
+    seen = [step["seen"] for step in steps]
+    switch = seen.index("new")
+    assert seen == ["old"] * switch + ["new"] * (len(seen) - switch)
+    # The step before whose end the new entry was not yet there is the manifest's rename.
+    assert steps[switch - 1]["event"] == "os.rename"
