@@ -98,9 +98,14 @@ class JitRequest(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave(Message):
-    """The client no longer waits for the request with this id. No reply."""
+    """The client no longer waits for the request with this id. No reply.
+
+    Attributes:
+        cancel: End a job that runs for nobody else (Ctrl-C of ``mlc-jit compile``); without it a started job finishes.
+    """
 
     verb: ClassVar[str] = "leave"
+    cancel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +132,14 @@ class ListRequest(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequest(Message):
-    """Ask the daemon to drain and end."""
+    """Ask the daemon to drain and end.
+
+    Attributes:
+        now: End running compiles instead of letting them finish.
+    """
 
     verb: ClassVar[str] = "stop"
+    now: bool = False
 
 
 # --- replies --------------------------------------------------------------------------------------------------------
@@ -160,7 +170,7 @@ class Progress(Message):
     """How far a job is; a joiner first gets the latest one.
 
     Attributes:
-        stage: ``identify``, ``queued``, ``locked`` (another process compiles this key), then the toolchain's own stages.
+        stage: ``queued``, ``locked`` (another process compiles this key), ``start``, the toolchain's own, ``publish``.
         detail: One line for people.
         fraction: 0 to 1 where it is known, else ``None``.
         elapsed: Seconds since the job was first asked for.

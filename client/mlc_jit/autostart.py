@@ -1,0 +1,168 @@
+"""Start a daemon where none runs: one starter at a time, told how it went, and out of the starter's way.
+
+Where the user has a service manager, the daemon becomes a service of its own (else it would live, and be counted and
+killed, in the cgroup of the first client); elsewhere it detaches itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mlc_jit.channel import reach
+from mlc_jit.errors import DaemonUnavailableError, JitError, error_class
+from mlc_jit.locations import Locations, private_folder
+
+START_SECONDS = 30.0
+ANOTHER_RUNS = 3
+"""Exit code of ``mlc-jitd run`` when a daemon of this home holds the lock already."""
+
+_NOT_FOR_THE_DAEMON = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+def ensure(places: Locations) -> None:
+    """Return when a daemon listens; start one if none does.
+
+    Raises:
+        DaemonUnavailableError: It could not be started; the message is the daemon's own where it left one.
+        AccessRefusedError: A socket or folder there is not this user's; nothing is started over it.
+        StoreUnwritableError: There is no place for the socket.
+    """
+    if reach(places.socket) == "up":
+        return
+    private_folder(places.runtime)
+    try:
+        with FileLock(places.start_lock, timeout=START_SECONDS, mode=0o600):
+            if reach(places.socket) == "down":
+                _start(places)
+    except Timeout as error:
+        raise DaemonUnavailableError(
+            f"Another process has been starting a daemon for {START_SECONDS:.0f} s and did not succeed.",
+            remedy=f"See {places.log}.",
+            reason="start",
+        ) from error
+
+
+def _start(places: Locations) -> None:
+    places.start_error.unlink(missing_ok=True)
+    if _service_manager() and _start_as_service(places) and _listening(places, 2.0):
+        return
+    code = _start_detached(places)
+    # Exit code 3: somebody holds the lock: a daemon that is about to listen, or one that is just leaving.
+    if _listening(places, 5.0 if code == ANOTHER_RUNS else 1.0):
+        return
+    raise _reason(places)
+
+
+def _start_detached(places: Locations) -> int:
+    """Start a daemon that detaches itself; its exit code, 0 once it serves."""
+    read_end, write_end = os.pipe()
+    try:
+        with places.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*_command(places), "--detach", "--ready-fd", str(write_end)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=_environment(places),
+                pass_fds=(write_end,),
+                start_new_session=True,
+            )
+    finally:
+        os.close(write_end)
+    with process:
+        said = _read_line(read_end)
+        os.close(read_end)
+        process.wait()
+    return 0 if said == "ready" else int(said) if said.isdigit() else 1
+
+
+def _read_line(fd: int) -> str:
+    """What the daemon says when it is up or has failed; nothing after the time limit or if it just ended."""
+    said = b""
+    deadline = time.monotonic() + START_SECONDS
+    while not said.endswith(b"\n"):
+        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        chunk = os.read(fd, 64) if ready else b""
+        if not chunk:
+            break
+        said += chunk
+    return said.decode(errors="replace").strip()
+
+
+def _start_as_service(places: Locations) -> bool:
+    """Have the user's systemd start it, and wait until it is ready; whether that went well."""
+    unit = f"mlc-jitd-{places.socket.stem[:16]}-{os.getpid()}-{time.monotonic_ns() % 1_000_000}"
+    settings = [f"--setenv={name}={value}" for name, value in _environment(places).items() if _is_ours(name)]
+    command = [
+        "systemd-run", "--user", "--quiet", "--collect", f"--unit={unit}", "--service-type=notify",
+        "--property=KillMode=mixed", "--description=mlc-jitd, the compile cache of MLC-LLM",
+        *settings, "--", *_command(places),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=START_SECONDS, check=False, env=_manager_environment()
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(("MLC_", "XDG_CACHE", "PYTHON")) or name in ("HOME", "PATH", "LANG")
+
+
+def _manager_environment() -> dict[str, str]:
+    return {**os.environ, "XDG_RUNTIME_DIR": os.fspath(_user_runtime())}
+
+
+def _service_manager() -> bool:
+    """Whether this user has a running systemd of their own."""
+    return (
+        os.environ.get("MLC_JITD_AUTOSTART", "") != "detached"
+        and (_user_runtime() / "systemd" / "private").exists()
+        and shutil.which("systemd-run") is not None
+    )
+
+
+def _user_runtime() -> Path:
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+
+
+def _command(places: Locations) -> list[str]:
+    return [sys.executable, "-P", "-m", "mlc_jitd", "run", "--log-file", os.fspath(places.log)]
+
+
+def _environment(places: Locations) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_THE_DAEMON}
+    env["MLC_LLM_HOME"] = os.fspath(places.home)
+    return env
+
+
+def _listening(places: Locations, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while reach(places.socket) == "down":
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _reason(places: Locations) -> JitError:
+    try:
+        facts = json.loads(places.start_error.read_text())
+        cls = error_class(facts.get("kind", ""))
+        return cls(str(facts["message"]), remedy=str(facts.get("remedy", "")), reason=str(facts.get("reason", "")))
+    except (OSError, ValueError, KeyError):
+        return DaemonUnavailableError(
+            "The mlc-jitd daemon could not be started.", remedy=f"Its log is {places.log}.", reason="start"
+        )

@@ -1,0 +1,252 @@
+"""One connection to a daemon: send a request, hear until its answer, notice a daemon that is gone or silent.
+
+A connection belongs to one thread and one process; ``current`` gives each its own, so no answer can reach another
+caller. Starting a daemon is ``autostart``'s, what to do without one ``fallback``'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+
+import zmq
+
+from mlc_jit import messages as m
+from mlc_jit.errors import AccessRefusedError, DaemonUnavailableError, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FIRST_PROBE_SECONDS = 0.25
+"""Silence after which a first look is taken at whether anybody listens at all; hits take a thousandth of it."""
+
+PROBE_SECONDS = m.HEARTBEAT_SECONDS * 1.25
+
+Reach = Literal["up", "down"]
+
+
+class Channel:
+    """A DEALER connection to the socket at ``path``. Not thread-safe.
+
+    Args:
+        path: The daemon's socket; somebody listens there, see ``reach``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.inode = _inode(path)
+        self._ids = itertools.count(1)
+        self._socket = _context().socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._socket.connect(f"ipc://{path}")
+        self._hello = m.encode(m.Hello(protocol=m.PROTOCOL, features=m.FEATURES))
+
+    def next_id(self) -> int:
+        """An id that no other request on this connection has."""
+        return next(self._ids)
+
+    def send(self, message: m.Message) -> None:
+        """Hand one message to the connection."""
+        if self._hello:
+            self._socket.send(self._hello)
+            self._hello = b""
+        self._socket.send(m.encode(message))
+
+    def replies(self, id_: int, *, silence: float = m.SILENCE_SECONDS, strict: bool = False) -> Iterator[m.Message]:
+        """The messages for one request as they come, its last one included; the caller stops when it has that.
+
+        Args:
+            id_: The request's id; messages for others are skipped.
+            silence: Seconds without a word after which the daemon is given up.
+            strict: Check every field.
+
+        Raises:
+            DaemonUnavailableError: ``reason`` is ``gone`` (nobody listens any more) or ``silent``.
+            AccessRefusedError: The daemon does not serve this user.
+        """
+        heard = time.monotonic()
+        wait = FIRST_PROBE_SECONDS
+        while True:
+            if not self._socket.poll(wait * 1000):
+                quiet = time.monotonic() - heard
+                if reach(self.path) == "down":
+                    raise DaemonUnavailableError("The mlc-jitd daemon ended.", reason="gone")
+                if quiet >= silence:
+                    raise DaemonUnavailableError(
+                        f"The mlc-jitd daemon at {self.path} has said nothing for {quiet:.0f} s.",
+                        remedy="It may be stopped or overloaded; `mlc-jit status` asks it.",
+                        reason="silent",
+                    )
+                wait = min(PROBE_SECONDS, max(silence - quiet, 0.05))
+                continue
+            heard = time.monotonic()
+            wait = PROBE_SECONDS
+            message = m.decode(self._socket.recv(), m.REPLIES, strict=strict)
+            if message.id == id_:
+                yield message
+            elif type(message) is m.Failure and message.id == 0:
+                raise message.error()
+            elif type(message) is m.Welcome and message.protocol != m.PROTOCOL:
+                raise ProtocolError(
+                    f"The daemon speaks protocol {message.protocol}, this client {m.PROTOCOL}.",
+                    remedy="Restart the daemon after an upgrade: `mlc-jit stop`.",
+                )
+
+    def fresh(self) -> bool:
+        """Whether the path still leads to the daemon that this connection was made to."""
+        return _inode(self.path) == self.inode is not None
+
+    def close(self) -> None:
+        """Drop the connection and what is unsent."""
+        self._socket.close(0)
+
+
+def query(
+    path: Path, message: Callable[[int], m.Message], *, silence: float = m.SILENCE_SECONDS
+) -> Iterator[m.Message]:
+    """Ask a running daemon something, over a connection of its own; never starts one.
+
+    Args:
+        path: The daemon's socket.
+        message: Makes the request for an id.
+        silence: As in ``Channel.replies``.
+
+    Raises:
+        DaemonUnavailableError: None is running (``reason`` ``down``), or it is gone or silent.
+        JitError: What the daemon answered.
+    """
+    if reach(path) == "down":
+        raise DaemonUnavailableError(
+            f"No mlc-jitd daemon is running for this cache home (nobody listens at {path}).",
+            remedy="`mlc-jit compile` or a call of jit() starts one; so does `mlc-jitd run`.",
+            reason="down",
+        )
+    channel = Channel(path)
+    try:
+        id_ = channel.next_id()
+        channel.send(message(id_))
+        for reply in channel.replies(id_, silence=silence, strict=True):
+            if isinstance(reply, m.Failure):
+                raise reply.error()
+            yield reply
+    finally:
+        channel.close()
+
+
+def reach(path: Path) -> Reach:
+    """Whether a daemon of this user listens at the path.
+
+    Raises:
+        AccessRefusedError: Somebody listens whom this user may not reach or should not trust.
+    """
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        probe.connect(os.fspath(path))
+    except BlockingIOError:
+        return "up"  # its queue of connections is full: busy is not dead
+    except PermissionError as error:
+        raise AccessRefusedError(
+            f"The socket {path} may not be used by uid {os.getuid()}: {error.strerror}.",
+            remedy="Unset MLC_JITD_SOCKET to use a daemon of your own, or ask the daemon's owner for access.",
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
+            return "down"
+        raise AccessRefusedError(f"The socket {path} can't be used: {error.strerror}.") from error
+    else:
+        _require_own(probe, path)
+        return "up"
+    finally:
+        probe.close()
+
+
+def _require_own(probe: socket.socket, path: Path) -> None:
+    """The listener's uid as the kernel tells it; a socket that was named on purpose may be another's."""
+    if os.environ.get("MLC_JITD_SOCKET") or not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError):
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        uid = struct.unpack("3i", credentials)[1]
+        if uid != os.getuid():
+            raise AccessRefusedError(
+                f"uid {uid} listens at {path}, where a daemon of uid {os.getuid()} was expected.",
+                remedy="Set MLC_JITD_SOCKET if that daemon is to be used.",
+            )
+
+
+# --- one connection per thread and process --------------------------------------------------------------------------
+
+_local = threading.local()
+_shared: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
+_left_behind: list[object] = []
+"""Sockets and contexts of the process that this one was forked from: closing them here would hang or hurt it."""
+_making = threading.Lock()
+
+
+def current(path: Path) -> Channel | None:
+    """This thread's connection to the path, if it has one that still leads there."""
+    channel: Channel | None = getattr(_local, "channel", None)
+    if channel is None:
+        return None
+    if _local.pid != os.getpid():
+        _left_behind.append(channel)
+        _local.channel = None
+        return None
+    if channel.path != path or not channel.fresh():
+        forget()
+        return None
+    return channel
+
+
+def connect(path: Path) -> Channel:
+    """A new connection for this thread."""
+    forget()
+    _local.channel = channel = Channel(path)
+    _local.pid = os.getpid()
+    return channel
+
+
+def forget() -> None:
+    """Drop this thread's connection."""
+    channel: Channel | None = getattr(_local, "channel", None)
+    if channel is not None and _local.pid == os.getpid():
+        channel.close()
+    _local.channel = None
+
+
+def _context() -> zmq.Context[zmq.Socket[bytes]]:
+    global _shared  # noqa: PLW0603 - one context per process is ZeroMQ's own rule
+    with _making:
+        if _shared is None or _shared[0] != os.getpid():
+            if _shared is not None:
+                _left_behind.append(_shared)
+            _shared = (os.getpid(), zmq.Context(io_threads=1))
+        return _shared[1]
+
+
+def _after_fork() -> None:
+    global _making  # noqa: PLW0603 - another thread of the parent may have held it
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        about = os.stat(path)  # noqa: PTH116 - on the hit path
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino

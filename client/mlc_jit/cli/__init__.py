@@ -1,0 +1,80 @@
+"""``mlc-jit``: the verbs, one module each. A verb is its help, its arguments, what it does and how it shows it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mlc_jit._version import __version__
+from mlc_jit.errors import DaemonUnavailableError, JitError, PolicyError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    no library: the compile failed, the cache can't be used, or the daemon refused
+  2    the request or the command line is wrong
+  3    no daemon is running (status, list, cancel, stop)
+  4    the policy forbids it: OFF, or READONLY and not in the cache
+  130  interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except JitError as error:
+        _show(error, as_json=getattr(arguments, "json", False))
+        return _code(error)
+    except KeyboardInterrupt:
+        print("mlc-jit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more: no second complaint
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from mlc_jit.cli import cancel, compile_, list_, status, stop  # noqa: PLC0415 - one import cycle less
+
+    parser = argparse.ArgumentParser(
+        prog="mlc-jit",
+        description="Compile MLC-LLM model libraries through this host's mlc-jitd, and look after it.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mlc-jit {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for module in (compile_, status, list_, cancel, stop):
+        module.add(verbs)
+    return parser
+
+
+def _code(error: JitError) -> int:
+    if isinstance(error, RequestError):
+        return 2
+    if isinstance(error, PolicyError):
+        return 4
+    if isinstance(error, DaemonUnavailableError) and error.reason == "down":
+        return 3
+    return 1
+
+
+def _show(error: JitError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": error.kind, "message": error.message, **error.facts()}, indent=1))
+        return
+    print(f"mlc-jit: {error}", file=sys.stderr)
+    if error.log_tail:
+        last = error.log_tail.rstrip().splitlines()[-15:]
+        print("The log's last lines:", *(f"  | {line}" for line in last), sep="\n", file=sys.stderr)

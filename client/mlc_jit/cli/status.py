@@ -1,0 +1,64 @@
+"""``mlc-jit status``: how the daemon is. Never starts one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlc_jit import messages as m
+from mlc_jit.cli.asking import answer, duration, size, table
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add(verbs: Any) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("status", help="show how the daemon is; never starts one")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it."""
+    status = answer(lambda id_: m.StatusRequest(id=id_), m.Status)
+    if arguments.json:
+        facts = {name: value for name, value in dataclasses.asdict(status).items() if name != "id"}
+        print(json.dumps(facts, indent=1))
+    else:
+        print(screen(status))
+    return 0
+
+
+def screen(status: m.Status) -> str:
+    """The status as text for a terminal."""
+    count = status.counters.get
+    state = "draining" if status.draining else "serving"
+    lines = [
+        f"mlc-jitd {status.version}, pid {status.pid}, {state} for {duration(status.uptime)}",
+        f"  home    {status.home}",
+        f"  socket  {status.socket}",
+        f"  log     {status.log_path or 'standard error of the daemon'}",
+        f"  cache   {status.entries} {_plural(status.entries, 'library', 'libraries')}, {size(status.bytes)}",
+        (
+            f"  served  {count('hits', 0)} hits, {count('compiles', 0)} compiles, {count('joins', 0)} joined, "
+            f"{count('failures', 0)} failed"
+        ),
+    ]
+    running = sum(job.state != "queued" for job in status.jobs)
+    slots = f" on {status.slots} {_plural(status.slots, 'slot', 'slots')}" if status.slots else ""
+    lines.append(f"  jobs    {running} running{slots}, {len(status.jobs) - running} queued")
+    if status.jobs:
+        rows = [["KEY", "STATE", "STAGE", "TIME", "WAITERS", "MODEL"]]
+        rows += [
+            [job.key[:12], job.state, job.stage, duration(job.elapsed), str(job.waiters), Path(job.model).name]
+            for job in status.jobs
+        ]
+        lines += ["", table(rows, right=frozenset({3, 4}))]
+    return "\n".join(lines)
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return one if count == 1 else many

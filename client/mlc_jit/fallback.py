@@ -1,0 +1,129 @@
+"""No daemon to be had: do the same work in one process of our own; upstream's ``jit()`` is the last resort."""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mlc_jit import messages as m
+from mlc_jit.errors import DaemonUnavailableError, JitError, ProtocolError, ToolchainNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("mlc_jit")
+
+_warned = False
+
+
+def warn_once(error: JitError) -> None:
+    """Say, once in this process, that it goes on without a daemon and why."""
+    global _warned  # noqa: PLW0603
+    level = logging.DEBUG if _warned else logging.WARNING
+    _warned = True
+    logger.log(level, "mlc-jitd: going on without a daemon: %s", error)
+
+
+def once(request: m.JitRequest, on_progress: Callable[[m.Progress], None]) -> m.Result:
+    """Answer a request with ``mlc-jitd once``: the daemon's code and locks, in one process that ends with this one.
+
+    Raises:
+        DaemonUnavailableError: That process could not be started or died without an answer.
+        JitError: Its answer.
+    """
+    command = [sys.executable, "-P", "-m", "mlc_jitd", "once"]
+    payload = m.encode(request)
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=_absolute_home(), bufsize=0
+        )
+    except OSError as error:
+        raise DaemonUnavailableError(f"`mlc-jitd once` can't be started: {error}.", reason="once") from error
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        try:
+            process.stdin.write(struct.pack(">I", len(payload)) + payload)
+            while (reply := _reply(process.stdout)) is not None:
+                if isinstance(reply, m.Progress):
+                    on_progress(reply)
+                elif isinstance(reply, m.Failure):
+                    raise reply.error()
+                elif isinstance(reply, m.Result):
+                    return reply
+        except BrokenPipeError:
+            pass
+        finally:
+            process.stdin.close()  # it ends what it is doing when nobody listens any more
+            process.stdin = None
+            process.wait()
+    raise DaemonUnavailableError(
+        f"`mlc-jitd once` ended without an answer (exit status {process.returncode}).", reason="once"
+    )
+
+
+def _absolute_home() -> dict[str, str]:
+    """The caller's environment for a process with another working folder."""
+    env = dict(os.environ)
+    for name in ("MLC_LLM_HOME", "XDG_CACHE_HOME"):
+        if env.get(name):
+            env[name] = os.fspath(Path(env[name]).absolute())
+    return env
+
+
+def _reply(stream: BinaryIO) -> m.Message | None:
+    header = _exactly(stream, 4)
+    if header is None:
+        return None
+    payload = _exactly(stream, struct.unpack(">I", header)[0])
+    return None if payload is None else m.decode(payload, m.REPLIES, strict=False)
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes | None:
+    parts = b""
+    while len(parts) < size:
+        chunk = stream.read(size - len(parts))
+        if not chunk:
+            return None
+        parts += chunk
+    return parts
+
+
+def upstream(
+    model_path: Path,
+    overrides: dict[str, Any],
+    device: Any,
+    system_lib_prefix: str | None,
+    *,
+    skip_log_jit_policy: bool,
+) -> tuple[str, str | None]:
+    """Upstream's own in-process ``jit()``, on a copy of the overrides, which it would change.
+
+    Raises:
+        ToolchainNotFoundError: This interpreter has no mlc_llm.
+    """
+    try:
+        from mlc_llm.interface import jit as module  # noqa: PLC0415 - heavy, and only where nothing else is left
+    except ImportError as error:
+        raise ToolchainNotFoundError(
+            f"There is no mlc-jitd daemon to ask, and {sys.executable} can't import mlc_llm to compile by itself.",
+            remedy="Unset MLC_JITD=off, or install MLC's wheels (https://mlc.ai/wheels).",
+        ) from error
+    done = module.jit(
+        model_path=model_path,
+        overrides=dict(overrides),
+        device=device,
+        system_lib_prefix=system_lib_prefix,
+        skip_log_jit_policy=skip_log_jit_policy,
+    )
+    return done.model_lib_path, done.system_lib_prefix
+
+
+def is_last_resort(error: JitError) -> bool:
+    """Whether an error of ``once`` says that our own code could not work, so that upstream's may be tried."""
+    return isinstance(error, (DaemonUnavailableError, ProtocolError)) or error.reason == "internal"

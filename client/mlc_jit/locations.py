@@ -1,0 +1,137 @@
+"""Where things are: the cache home, and the private folder that holds a daemon's socket, locks and log.
+
+The socket must be found by every process of one user that uses one cache home, whether it came from a login shell, cron
+or a service. XDG_RUNTIME_DIR differs between those, so the folder is named after the uid alone and the files in it
+after the home's identity (device and inode).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlc_jit.errors import AccessRefusedError, StoreUnwritableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SUN_PATH_BYTES = 104 if sys.platform == "darwin" else 108
+"""The longest Unix socket path, with its terminating zero byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locations:
+    """The paths of one daemon.
+
+    Attributes:
+        home: The cache home (``MLC_LLM_HOME``).
+        runtime: The private folder of the socket, the locks and the log.
+        socket: The daemon's socket.
+        lock: Held by the daemon as long as it serves the socket.
+        start_lock: Held by the client that is starting a daemon.
+        log: Where a daemon writes that nobody's terminal or journal listens to.
+        start_error: What kept the last daemon from starting.
+    """
+
+    home: Path
+    runtime: Path
+    socket: Path
+    lock: Path
+    start_lock: Path
+    log: Path
+    start_error: Path
+
+
+def cache_home(environ: Mapping[str, str] | None = None) -> Path:
+    """The cache home, by upstream's rule: MLC_LLM_HOME, else XDG_CACHE_HOME/mlc_llm, else ~/.cache/mlc_llm.
+
+    Raises:
+        StoreUnwritableError: None of these can be worked out.
+    """
+    env = os.environ if environ is None else environ
+    if env.get("MLC_LLM_HOME"):
+        return Path(env["MLC_LLM_HOME"]).absolute()
+    if env.get("XDG_CACHE_HOME"):
+        return Path(env["XDG_CACHE_HOME"]).absolute() / "mlc_llm"
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where this leaves the tilde
+    if not home.startswith("/") or home == "/":
+        raise StoreUnwritableError(
+            "There is no home folder for this user, so no place for the cache of compiled libraries.",
+            remedy="Set MLC_LLM_HOME to a folder that this user can write.",
+        )
+    return Path(home) / ".cache" / "mlc_llm"
+
+
+def locate(environ: Mapping[str, str] | None = None) -> Locations:
+    """The paths of the daemon for this user and cache home; makes the home folder, nothing else.
+
+    Args:
+        environ: Variables to go by instead of the process's own: MLC_LLM_HOME, XDG_CACHE_HOME, MLC_JITD_SOCKET,
+            MLC_JITD_RUNTIME_DIR.
+
+    Raises:
+        StoreUnwritableError: The home can't be made.
+        AccessRefusedError: The socket's path is too long for the system.
+    """
+    env = os.environ if environ is None else environ
+    home = cache_home(env)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        about = home.stat()
+    except OSError as error:
+        raise StoreUnwritableError(
+            f"The cache home {home} can't be used: {error.strerror or error}.",
+            remedy="Set MLC_LLM_HOME to a folder that this user can write.",
+        ) from error
+    identity = hashlib.sha256(f"{about.st_dev}:{about.st_ino}".encode()).hexdigest()[:16]
+    runtime = Path(env["MLC_JITD_RUNTIME_DIR"]) if env.get("MLC_JITD_RUNTIME_DIR") else default_runtime()
+    socket = Path(env["MLC_JITD_SOCKET"]) if env.get("MLC_JITD_SOCKET") else runtime / f"{identity}.sock"
+    if len(os.fsencode(socket)) >= SUN_PATH_BYTES:
+        raise AccessRefusedError(
+            f"The socket path {socket} has {len(os.fsencode(socket))} bytes; the system allows {SUN_PATH_BYTES - 1}.",
+            remedy="Set MLC_JITD_SOCKET or MLC_JITD_RUNTIME_DIR to something shorter.",
+        )
+    return Locations(
+        home=home,
+        runtime=runtime,
+        socket=socket,
+        lock=runtime / f"{identity}.lock",
+        start_lock=runtime / f"{identity}.start",
+        log=runtime / f"{identity}.log",
+        start_error=runtime / f"{identity}.error",
+    )
+
+
+def default_runtime() -> Path:
+    """``/tmp/mlc-jitd-UID``: the same for every process of the user, and short."""
+    return Path("/tmp") / f"mlc-jitd-{os.getuid()}"  # noqa: S108 - made 0700 and checked by private_folder()
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only this user can enter, or check that an existing one is so.
+
+    Raises:
+        AccessRefusedError: It is a link, belongs to somebody else, or others may write to it.
+        StoreUnwritableError: It can't be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = path.lstat()
+    except OSError as error:
+        raise StoreUnwritableError(
+            f"The folder {path} for mlc-jitd's socket and locks can't be made: {error.strerror or error}.",
+            remedy="Set MLC_JITD_RUNTIME_DIR to a folder on a local disk that this user can write.",
+        ) from error
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
+        what = "is not a folder" if not stat.S_ISDIR(about.st_mode) else f"belongs to uid {about.st_uid}"
+        if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid():
+            what = f"has mode {stat.S_IMODE(about.st_mode):04o}, so others may write to it"
+        raise AccessRefusedError(
+            f"{path} {what}; mlc-jitd does not trust a socket in it.",
+            remedy=f"Remove it, or `chmod 700 {path}`, or set MLC_JITD_RUNTIME_DIR to a private folder.",
+        )

@@ -1,0 +1,78 @@
+"""``mlc-jitd``: the service's command line. People and scripts use ``mlc-jit``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mlc_jit._version import __version__
+from mlc_jit.autostart import ANOTHER_RUNS
+from mlc_jit.errors import DaemonUnavailableError, JitError
+from mlc_jit.locations import locate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the service; the exit code: 0 stopped, 1 could not start or no library, 3 another daemon runs."""
+    parser = argparse.ArgumentParser(prog="mlc-jitd", description="The compile-cache daemon for MLC-LLM.")
+    parser.add_argument("--version", action="version", version=f"mlc-jitd {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    run = verbs.add_parser("run", help="serve this user's cache home until stopped")
+    run.add_argument("--log-file", help="log to this file instead of standard error")
+    run.add_argument("--detach", action="store_true", help="go to the background at once")
+    run.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    verbs.add_parser("once", help="answer one request from standard input without a daemon (for the client library)")
+    arguments = parser.parse_args(argv)
+    if arguments.verb == "once":
+        _log_to(None, level=logging.WARNING)
+        from mlc_jitd import once  # noqa: PLC0415
+
+        return once.main()
+    return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.detach and os.fork():
+        return 0  # before anything is imported that a fork could hurt
+    from mlc_jitd import app  # noqa: PLC0415 - `--help` needs no daemon
+
+    _log_to(arguments.log_file, level=logging.INFO)
+
+    def say(word: str) -> None:
+        """Tell the starter, once, how it went."""
+        if arguments.ready_fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(arguments.ready_fd, f"{word}\n".encode())
+            os.close(arguments.ready_fd)
+            arguments.ready_fd = None
+
+    try:
+        app.run(ready=lambda: say("ready"), log_path=arguments.log_file or "")
+    except JitError as error:
+        places = None
+        with contextlib.suppress(JitError):
+            places = locate()
+        app.explain_failure(error, places)
+        code = ANOTHER_RUNS if isinstance(error, DaemonUnavailableError) and error.reason == "running" else 1
+        say(str(code))
+        return code
+    return 0
+
+
+def _log_to(path: str | None, *, level: int) -> None:
+    logging.basicConfig(
+        filename=path,
+        level=level,
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        stream=None if path else sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

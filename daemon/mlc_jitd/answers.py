@@ -1,0 +1,99 @@
+"""Remembered answers: the hit path. A request seen before is answered by comparing it and asking stat, nothing else.
+
+Everything here is called in the server's thread. A remembered answer is given only while the artifact, its manifest
+and the toolchain's files are what they were; anything else is a miss here and goes the long way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlc_jit.messages import JitRequest, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from mlc_jitd.identity import Identity
+    from mlc_jitd.store import Entry
+
+REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An entry that was handed out, and the identity that it was found under."""
+
+    identity: Identity
+    entry: Entry
+
+
+class Answers:
+    """A bounded memory of answers, least recently used first out.
+
+    Args:
+        entry_unchanged: Whether an entry may be handed out again; stat only.
+        identity_unchanged: Whether the toolchain is what it was; stat only.
+    """
+
+    def __init__(
+        self, entry_unchanged: Callable[[Entry], bool], identity_unchanged: Callable[[Identity], bool]
+    ) -> None:
+        self._entry_unchanged = entry_unchanged
+        self._identity_unchanged = identity_unchanged
+        self._known: OrderedDict[Hashable, Answer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def recall(self, request: JitRequest) -> Result | None:
+        """The answer to a request that may be answered from the cache, if it is known and still true."""
+        if request.policy not in ("ON", "READONLY"):
+            return None
+        question = _question(request)
+        answer = self._known.get(question)
+        if answer is None:
+            return None
+        if not (self._entry_unchanged(answer.entry) and self._identity_unchanged(answer.identity)):
+            with self._lock:
+                self._known.pop(question, None)
+            return None
+        with self._lock:
+            if question in self._known:
+                self._known.move_to_end(question)
+        return result(request.id, answer.identity, answer.entry)
+
+    def remember(self, request: JitRequest, identity: Identity, entry: Entry) -> None:
+        """Keep the answer to a request; from any thread."""
+        with self._lock:
+            self._known[_question(request)] = Answer(identity, entry)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+
+
+def result(id_: int, identity: Identity, entry: Entry) -> Result:
+    """The reply that hands out an entry, as a hit."""
+    manifest = entry.manifest
+    return Result(
+        id=id_,
+        path=entry.path,
+        key=entry.key,
+        system_lib_prefix=identity.result_prefix,
+        seconds=manifest.compile.seconds,
+        toolchain=manifest.toolchain.name,
+        degraded=manifest.degraded,
+    )
+
+
+def _question(request: JitRequest) -> Hashable:
+    """What two requests share that have the same answer. Text of the overrides: 1, 1.0 and True are equal to a dict."""
+    return (
+        request.config,
+        request.device,
+        request.opt,
+        request.system_lib_prefix,
+        request.python,
+        request.toolchain,
+        repr(request.overrides),
+        tuple(request.environment.items()),
+    )

@@ -1,0 +1,154 @@
+"""The composition root: builds the objects, runs them, drains them. No logic."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mlc_jit._version import __version__
+from mlc_jit.locations import Locations, locate
+from mlc_jitd import notify
+from mlc_jitd.broker import Broker
+from mlc_jitd.config import Settings
+from mlc_jitd.door import Door
+from mlc_jitd.engine import Engine
+from mlc_jitd.identity import Identifier
+from mlc_jitd.likeness import Likeness
+from mlc_jitd.schedule import capacity
+from mlc_jitd.schedule.jobs import Settings as QueueSettings
+from mlc_jitd.schedule.queue import Queue
+from mlc_jitd.server import Server
+from mlc_jitd.store import Store
+from mlc_jitd.toolchains import TOOLCHAINS
+from mlc_jitd.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from mlc_jit.errors import JitError
+
+logger = logging.getLogger(__name__)
+
+DOOR_CHECK_SECONDS = 5.0
+
+
+def make_work(places: Locations, settings: Settings) -> Work:
+    """Identity, store and toolchains over one home, opened.
+
+    Raises:
+        StoreUnwritableError: The home can't be used at all. One that can only be read is no error: hits are served.
+    """
+    store = Store(places.home)
+    report = store.open()
+    for warning in report.warnings:
+        logger.warning("%s", warning)
+    return Work(
+        Identifier(store.layout.library / ".identity"),
+        store,
+        TOOLCHAINS,
+        total=settings.compile_seconds,
+        silence=settings.silence_seconds,
+    )
+
+
+def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None:
+    """Serve until drained. SIGTERM drains; SIGINT, or a second SIGTERM, also ends running compiles.
+
+    Args:
+        ready: Called when the socket is served.
+        log_path: Where this process logs to, if that is a file.
+
+    Raises:
+        JitError: The daemon could not start; another one may be running.
+    """
+    settings = Settings.load()
+    places = locate()
+    door = Door(places)
+    door.lock()
+    try:
+        work = make_work(places, settings)
+        engine = _engine(work, places, settings)
+        engine.log_path = log_path
+        server = Server(door.bind(), engine.handle, gone=engine.gone, tick=_door_check(door, engine))
+        engine.retire = door.retire
+        try:
+            _signals(engine)
+            server.start()
+            logger.info("mlc-jitd %s serves %s at %s", __version__, places.home, places.socket)
+            ready()
+            notify.send(f"READY=1\nSTATUS=serving {places.home}")
+            engine.serve(server)
+            notify.send("STOPPING=1")
+        finally:
+            server.close()
+    finally:
+        door.retire()
+    logger.info("stopped")
+
+
+def _engine(work: Work, places: Locations, settings: Settings) -> Engine:
+    likeness = Likeness()
+    # Off the way to the first answer: ten thousand manifests take a moment to read.
+    threading.Thread(target=lambda: likeness.learn_all(work.store.manifests()), name="likeness", daemon=True).start()
+    queue = Queue(
+        QueueSettings(
+            jobs=settings.jobs or None,
+            cores_per_job=settings.cores_per_job or None,
+            max_queued=settings.max_queued,
+        )
+    )
+    return Engine(
+        work,
+        Broker(backoff=settings.backoff_seconds),
+        queue,
+        capacity=capacity.read,
+        likeness=likeness,
+        places=places,
+        drain_seconds=settings.drain_seconds,
+    )
+
+
+def _door_check(door: Door, engine: Engine) -> Callable[[], None]:
+    last = time.monotonic()
+
+    def check() -> None:
+        nonlocal last
+        if time.monotonic() - last < DOOR_CHECK_SECONDS:
+            return
+        last = time.monotonic()
+        if not door.still_ours():
+            logger.warning("%s no longer leads here; draining", door.places.socket)
+            engine.drain()
+
+    return check
+
+
+def _signals(engine: Engine) -> None:
+    """The engine's thread is the main one, so a handler may only post."""
+    seen = 0
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        engine.drain(now=number == signal.SIGINT or seen > 1)
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def explain_failure(error: JitError, places: Locations | None) -> None:
+    """Leave the reason for not starting where the client that started us looks."""
+    sys.stderr.write(f"mlc-jitd: {error}\n")
+    if places is not None:
+        facts = {"kind": error.kind, "message": error.message, **error.facts(), "pid": os.getpid()}
+        try:
+            places.start_error.write_text(json.dumps(facts))
+        except OSError:
+            return

@@ -1,0 +1,392 @@
+"""Policy, single flight and waiters: a pure state machine, events in, instructions out.
+
+It decides who gets which answer and when a compile starts or ends; it holds no socket, clock, file or process, and
+imports no other room, so tests drive it directly. The engine feeds it and carries out what it says. Order and
+admission of the jobs it asks for are the queue's business.
+
+The life of a job::
+
+    (none) ──Enqueue──► queued ──started──► running ──finished/failed──► (none)
+                          │                    │
+                          └─ last waiter left  └─ cancelled by name ──► cancelling ──failed──► (none)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Asker = tuple[bytes, int]
+"""A waiting request: the connection's identity and the request's id on it."""
+
+Policy = Literal["ON", "OFF", "REDO", "READONLY"]
+JobState = Literal["queued", "running", "cancelling"]
+Source = Literal["hit", "compiled", "joined"]
+
+LIVE: frozenset[JobState] = frozenset({"queued", "running"})
+"""States in which a job can still be joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a request is not met, in the terms of ``mlc_jit.errors``: ``kind`` names the class."""
+
+    kind: str
+    message: str
+    remedy: str = ""
+    reason: str = ""
+    log_path: str = ""
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a job is, as waiters are told."""
+
+    stage: str
+    detail: str = ""
+    fraction: float | None = None
+
+
+# --- instructions ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Give the entry of the key to the asker."""
+
+    asker: Asker
+    key: str
+    source: Source
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell the asker that it gets no library."""
+
+    asker: Asker
+    trouble: Trouble
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """Put a job for the key into the queue; ``redo`` says that an existing entry is no answer."""
+
+    key: str
+    interactive: bool
+    redo: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """An interactive asker joined a pre-warm job that is still queued."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Nobody waits for this queued job any more: drop it."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End this running job's process tree."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a job's progress to the askers."""
+
+    askers: tuple[Asker, ...]
+    key: str
+    step: Step
+
+
+Instruction = Deliver | Refuse | Enqueue | Promote | Withdraw | Kill | Tell
+
+
+@dataclass(slots=True)
+class Job:
+    """One compile that somebody asked for. Only the broker changes it."""
+
+    key: str
+    state: JobState
+    redo: bool
+    reason: str
+    interactive: bool
+    asked_at: float
+    waiters: dict[Asker, bool] = field(default_factory=dict)
+    """Who waits, and whether it is the one that caused the job (its source is ``compiled``, the others' ``joined``)."""
+    step: Step | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    trouble: Trouble
+    until: float
+
+
+class Broker:
+    """Decides; see the module's docstring.
+
+    Args:
+        backoff: Seconds for which a failed key answers with its failure instead of compiling again.
+    """
+
+    def __init__(self, *, backoff: float = 5.0) -> None:
+        self.backoff = backoff
+        self.draining = False
+        self.jobs: dict[str, Job] = {}
+        self._failures: dict[str, _Failed] = {}
+        self._waits: dict[Asker, str] = {}
+        self.story: list[tuple[str, str]] = []
+        """Transitions as (key, what), newest last, for tests and ``validate``; bounded."""
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def asked(
+        self,
+        asker: Asker,
+        *,
+        key: str,
+        policy: Policy,
+        hit: bool,
+        reason: str,
+        now: float,
+        interactive: bool = True,
+    ) -> list[Instruction]:
+        """A request was looked up.
+
+        Args:
+            asker: Who asks; must not be waiting already.
+            key: The request's cache key.
+            policy: What the asker allows.
+            hit: Whether the store has a verified entry.
+            reason: Why there is none: ``absent``, ``damaged``, ...
+            now: Monotonic seconds.
+            interactive: Whether somebody waits at a screen or a serving process waits to start.
+        """
+        if policy == "OFF":
+            return [Refuse(asker, disabled(), key)]
+        if hit and policy != "REDO":
+            return [Deliver(asker, key, "hit")]
+        if policy == "READONLY":
+            return [Refuse(asker, not_cached(reason), key)]
+        job = self.jobs.get(key)
+        if job is not None and job.state in LIVE:
+            return self._join(job, asker, interactive=interactive)
+        if self.draining:
+            return [Refuse(asker, draining(), key)]
+        if job is not None:
+            return [Refuse(asker, being_cancelled(), key)]
+        failed = self._failures.get(key)
+        if failed is not None and policy == "ON" and now < failed.until:
+            return [Refuse(asker, _remembered(failed.trouble, failed.until - now), key)]
+        self._failures.pop(key, None)
+        redo = policy == "REDO"
+        why = "redo" if redo and hit else reason
+        job = self.jobs[key] = Job(key, "queued", redo, why, interactive, now)
+        self._wait(job, asker, leads=True)
+        self._tell("queued", key)
+        return [Enqueue(key, interactive, redo)]
+
+    def left(self, asker: Asker, *, cancel: bool = False) -> list[Instruction]:
+        """An asker no longer waits: it said so, or its connection is gone. An unknown asker is nothing to do."""
+        key = self._waits.pop(asker, None)
+        if key is None:
+            return []
+        job = self.jobs[key]
+        del job.waiters[asker]
+        if job.waiters:
+            return []
+        if job.state == "queued":
+            self._end(key, "withdrawn")
+            return [Withdraw(key)]
+        if cancel and job.state == "running":
+            return self._cancel(job)
+        return []
+
+    def cancelled(self, key: str) -> list[Instruction]:
+        """Somebody asked by name that the job of the key ends."""
+        job = self.jobs.get(key)
+        if job is None or job.state == "cancelling":
+            return []
+        if job.state == "queued":
+            out: list[Instruction] = [Withdraw(key)]
+            out += self._refuse_all(job, cancelled())
+            self._end(key, "cancelled")
+            return out
+        return self._cancel(job)
+
+    def started(self, key: str) -> None:
+        """The queue admitted the job and its worker runs."""
+        job = self.jobs[key]
+        assert job.state == "queued", job.state
+        job.state = "running"
+        self._tell("running", key)
+
+    def requeued(self, key: str, step: Step) -> list[Instruction]:
+        """The job waits again: its first try ran out of memory, and the second gets the host for itself."""
+        job = self.jobs[key]
+        if job.state == "running" and job.waiters:
+            job.state = "queued"
+            self._tell("requeued", key)
+            return self.advanced(key, step)
+        self._end(key, "dropped")
+        return [Withdraw(key)]
+
+    def advanced(self, key: str, step: Step) -> list[Instruction]:
+        """The job's own progress, or its place in the queue."""
+        job = self.jobs.get(key)
+        if job is None or job.step == step:
+            return []
+        job.step = step
+        return [Tell(tuple(job.waiters), key, step)] if job.waiters else []
+
+    def finished(self, key: str, *, compiled: bool = True) -> list[Instruction]:
+        """The job's entry is published (``compiled`` false: another process had published it meanwhile)."""
+        job = self.jobs[key]
+        out: list[Instruction] = []
+        for asker, leads in job.waiters.items():
+            source: Source = "compiled" if leads and compiled else "joined"
+            out.append(Deliver(asker, key, source, job.reason))
+            del self._waits[asker]
+        job.waiters.clear()
+        self._end(key, "finished")
+        return out
+
+    def failed(self, key: str, trouble: Trouble, *, now: float, remember: bool = True) -> list[Instruction]:
+        """The job ended without an entry; everyone who waited is told, and nothing is written down."""
+        job = self.jobs[key]
+        out = self._refuse_all(job, trouble)
+        if remember and job.state != "cancelling":
+            self._failures[key] = _Failed(trouble, now + self.backoff)
+        self._forget_old_failures(now)
+        self._end(key, "failed")
+        return out
+
+    def drain(self) -> list[Instruction]:
+        """No new jobs from now on; queued ones are handed back to their askers, running ones go on."""
+        self.draining = True
+        out: list[Instruction] = []
+        for job in [job for job in self.jobs.values() if job.state == "queued"]:
+            out.append(Withdraw(job.key))
+            out += self._refuse_all(job, draining())
+            self._end(job.key, "drained")
+        return out
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    def waiters(self, key: str) -> list[Asker]:
+        """Who waits for the job of the key, in the order in which they came."""
+        job = self.jobs.get(key)
+        return [] if job is None else list(job.waiters)
+
+    def match(self, prefix: str) -> list[str]:
+        """The keys of jobs that begin with the prefix."""
+        return [key for key in self.jobs if key.startswith(prefix)]
+
+    def validate(self) -> None:
+        """Assert the invariants; tests call it after every step."""
+        for key, job in self.jobs.items():
+            assert job.key == key
+            assert job.waiters or job.state != "queued", "a queued job nobody waits for"
+            assert sum(job.waiters.values()) <= 1, "two leaders"
+            for asker in job.waiters:
+                assert self._waits.get(asker) == key, "a waiter the index does not know"
+        waiting = sum(len(job.waiters) for job in self.jobs.values())
+        assert waiting == len(self._waits), "an index entry without a waiter"
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _join(self, job: Job, asker: Asker, *, interactive: bool) -> list[Instruction]:
+        self._wait(job, asker, leads=False)
+        out: list[Instruction] = []
+        if interactive and not job.interactive:
+            job.interactive = True
+            if job.state == "queued":
+                out.append(Promote(job.key))
+        if job.step is not None:
+            out.append(Tell((asker,), job.key, job.step))
+        return out
+
+    def _wait(self, job: Job, asker: Asker, *, leads: bool) -> None:
+        assert asker not in self._waits, "an asker waits for one thing at a time"
+        self._waits[asker] = job.key
+        job.waiters[asker] = leads
+
+    def _cancel(self, job: Job) -> list[Instruction]:
+        job.state = "cancelling"
+        self._tell("cancelling", job.key)
+        return [Kill(job.key)]
+
+    def _refuse_all(self, job: Job, trouble: Trouble) -> list[Instruction]:
+        out: list[Instruction] = [Refuse(asker, trouble, job.key) for asker in job.waiters]
+        for asker in job.waiters:
+            del self._waits[asker]
+        job.waiters.clear()
+        return out
+
+    def _end(self, key: str, what: str) -> None:
+        del self.jobs[key]
+        self._tell(what, key)
+
+    def _tell(self, what: str, key: str) -> None:
+        self.story.append((key, what))
+        del self.story[:-1000]
+
+    def _forget_old_failures(self, now: float) -> None:
+        for key in [key for key, failed in self._failures.items() if failed.until <= now]:
+            del self._failures[key]
+
+
+# --- what the broker says when it says no -----------------------------------------------------------------------------
+
+
+def disabled() -> Trouble:
+    """The policy OFF, as upstream."""
+    return Trouble(
+        "disabled", "JIT is disabled by MLC_JIT_POLICY=OFF.", "Set MLC_JIT_POLICY to ON, or pass a model_lib."
+    )
+
+
+def not_cached(reason: str) -> Trouble:
+    """READONLY without a usable entry."""
+    why = {
+        "absent": "no library for this configuration is in the cache",
+        "damaged": "the cached library for this configuration was damaged and has been set aside",
+        "foreign": "the cached library for this configuration belongs to, or can be changed by, another user",
+    }.get(reason, reason)
+    return Trouble(
+        "not-cached",
+        f"No cached model lib found ({why}), and compiling is disabled by MLC_JIT_POLICY=READONLY.",
+        "Compile it once with MLC_JIT_POLICY=ON (`mlc-jit compile MODEL`), or pass a model_lib.",
+        reason,
+    )
+
+
+def draining() -> Trouble:
+    """The daemon is going away."""
+    return Trouble("draining", "The mlc-jitd daemon is stopping and starts no new compile.", "Ask again.")
+
+
+def cancelled() -> Trouble:
+    """Cancelled while queued."""
+    return Trouble("compile-cancelled", "The compile was cancelled before it started.", "Ask again to compile it.")
+
+
+def being_cancelled() -> Trouble:
+    """A job of the same key is just being ended."""
+    return Trouble("compile-cancelled", "A compile of this configuration is being cancelled.", "Ask again in a moment.")
+
+
+def _remembered(trouble: Trouble, left: float) -> Trouble:
+    again = f"This failed a moment ago; it will be tried again in {max(left, 0.1):.1f} s, or at once with policy REDO."
+    return replace(trouble, remedy=f"{trouble.remedy} {again}".strip())

@@ -1,0 +1,108 @@
+"""The daemon's place on the host: its lock, and the socket file that clients find.
+
+Lock first, then bind: a second bind on a live path would silently steal it. The socket is bound under another name,
+made private, and renamed into place; ZeroMQ adopts its descriptor and never unlinks it. So the path always leads to
+a listening socket, and only its owner removes it.
+
+Leaving is in two steps. ``retire`` removes the path and releases the lock, so that a successor can start at once;
+connections that are open live on until the server closes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from mlc_jit.errors import DaemonUnavailableError
+from mlc_jit.locations import Locations, private_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BACKLOG = 512
+"""Connections that may wait to be accepted when a fleet of processes boots at once."""
+
+
+class Door:
+    """Owns the lock and the socket file of one daemon."""
+
+    def __init__(self, places: Locations) -> None:
+        self.places = places
+        self._lock: int | None = None
+        self._inode: tuple[int, int] | None = None
+
+    def lock(self) -> None:
+        """Become the daemon of this home.
+
+        Raises:
+            DaemonUnavailableError: Another process is; ``reason`` is ``running``.
+            AccessRefusedError: The runtime folder is not private.
+        """
+        private_folder(self.places.runtime)
+        fd = os.open(self.places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.pread(fd, 20, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise DaemonUnavailableError(
+                f"A daemon (pid {pid or 'unknown'}) already serves {self.places.home}.",
+                remedy="Nothing needs to be done to use it; `mlc-jit stop` ends it.",
+                reason="running",
+            ) from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock = fd
+
+    def bind(self) -> socket.socket:
+        """A listening socket, reachable at ``places.socket`` from now on."""
+        assert self._lock is not None, "lock before bind"
+        path = self.places.socket
+        fresh = path.with_name(f".{path.name[:40]}.{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
+        try:
+            listener.bind(os.fspath(fresh))
+            fresh.chmod(0o600)
+            listener.listen(BACKLOG)
+            fresh.rename(path)
+        except OSError as error:
+            listener.close()
+            fresh.unlink(missing_ok=True)
+            raise DaemonUnavailableError(
+                f"The socket {path} can't be made: {error.strerror or error}.",
+                remedy="Set MLC_JITD_RUNTIME_DIR to a folder on a local disk that this user can write.",
+                reason="socket",
+            ) from error
+        self._inode = _inode(path)
+        return listener
+
+    def still_ours(self) -> bool:
+        """Whether the path still leads to our socket; also keeps the files young for cleaners of /tmp."""
+        if self._inode is None or _inode(self.places.socket) != self._inode:
+            return False
+        for path in (self.places.lock, self.places.socket):
+            try:
+                os.utime(path)
+            except OSError:
+                continue
+        return True
+
+    def retire(self) -> None:
+        """Stop being the daemon of this home; open connections are not touched. May be called twice."""
+        if self._inode is not None and _inode(self.places.socket) == self._inode:
+            self.places.socket.unlink(missing_ok=True)
+        self._inode = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino

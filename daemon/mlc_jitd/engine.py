@@ -1,0 +1,607 @@
+"""Carries out the broker's instructions: one thread, one small handler for each event and each instruction.
+
+Events come from the server's thread, from look-ups and from jobs; each is a call that waits in one inbox. Nothing here
+decides who gets what (``broker``), who runs when (``schedule``), or how a library is made (``work``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import queue
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlc_jit import messages as m
+from mlc_jit._version import __version__
+from mlc_jit.errors import CompileError, CompileOutOfMemoryError, JitError, RequestError
+from mlc_jitd import broker as b
+from mlc_jitd.answers import Answers, result
+from mlc_jitd.build import StopSignal
+from mlc_jitd.schedule.jobs import Accepted, Demand, Grant
+from mlc_jitd.store import Entry, Found
+from mlc_jitd.work import TOOLCHAIN_CHANGED, Built, LookUp, Order, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlc_jit.locations import Locations
+    from mlc_jitd.identity import Identity
+    from mlc_jitd.likeness import Likeness
+    from mlc_jitd.schedule.host import Capacity
+    from mlc_jitd.schedule.queue import Queue
+    from mlc_jitd.server import Peer
+    from mlc_jitd.toolchains.base import Stage
+
+logger = logging.getLogger(__name__)
+
+LOOKUP_THREADS = 4
+LISTING_CHUNK = 500
+ADMIT_SECONDS = 2.0
+"""How often the queue is asked while something waits: what others on the host use changes without a word."""
+
+
+class Replies(Protocol):
+    """Where answers go: the server."""
+
+    def send(self, identity: bytes, message: m.Message) -> None:
+        """Queue a reply for a connection."""
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What the socket saw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A request that is on its way."""
+
+    peer: Peer
+    request: m.JitRequest
+    asked_at: float
+    again: bool = False
+
+
+@dataclass(slots=True)
+class JobState:
+    """What the engine holds for one of the broker's jobs."""
+
+    identity: Identity
+    asking: Asking
+    redo: bool
+    stop: StopSignal
+    submitted: float
+    grant: Grant | None = None
+    thread: threading.Thread | None = None
+    retried: bool = False
+
+
+class Engine:
+    """See the module's docstring.
+
+    Args:
+        work: Looks up and compiles.
+        broker: Decides.
+        jobs: Orders and admits.
+        capacity: Reads what the host has, now.
+        likeness: Remembers what compiles took.
+        places: For the greeting and the status.
+        drain_seconds: How long running jobs may go on once the daemon drains.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        broker: b.Broker,
+        jobs: Queue,
+        *,
+        capacity: Callable[[], Capacity],
+        likeness: Likeness,
+        places: Locations,
+        drain_seconds: float,
+    ) -> None:
+        self._work = work
+        self._broker = broker
+        self._queue = jobs
+        self._capacity = capacity
+        self._likeness = likeness
+        self._places = places
+        self._drain_seconds = drain_seconds
+        self._answers = Answers(work.store.unchanged, work.identifier.recheck)
+        self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
+        self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
+        self._asking: dict[b.Asker, Asking] = {}
+        self._jobs: dict[str, JobState] = {}
+        self._entries: dict[str, Entry] = {}
+        self._begun = time.monotonic()
+        self._drain_by: float | None = None
+        self._replies: Replies | None = None
+        self.counters: Counter[str] = Counter()
+        self._remembered_hits = 0  # counted in the server's thread, all else in this one
+        self.retire: Callable[[], None] = lambda: None
+        """Called once when the daemon begins to drain: gives its place to a successor."""
+        self.log_path = ""
+
+    def serve(self, replies: Replies) -> None:
+        """Run until drained. Call it in a thread of its own, or in the main one."""
+        self._replies = replies
+        while not self._drained():
+            try:
+                handler, arguments = self._inbox.get(timeout=self._patience())
+            except queue.Empty:
+                self._tick()
+                continue
+            try:
+                handler(*arguments)
+            except Exception:
+                self.counters["engine_errors"] += 1
+                logger.exception("an event could not be handled: %s", handler.__name__)
+        self._lookups.shutdown(wait=False, cancel_futures=True)
+
+    # --- called from other threads ----------------------------------------------------------------------------------
+
+    def handle(self, peer: Peer, message: m.Message) -> m.Message | None:
+        """The server's handler: answers what needs no work at once, and takes the rest in."""
+        match message:
+            case m.JitRequest():
+                answer = self._answers.recall(message)
+                if answer is None:
+                    self._post(self._asked, peer, message)
+                else:
+                    self._remembered_hits += 1
+                return answer
+            case m.Hello():
+                return self._welcome(message)
+            case m.Leave():
+                self._post(self._left, (peer.identity, message.id), message.cancel)
+            case m.Cancel():
+                self._post(self._cancel, peer, message)
+            case m.StatusRequest():
+                self._post(self._status, peer, message.id)
+            case m.ListRequest():
+                self._post(self._list, peer, message.id)
+            case m.StopRequest():
+                self._post(self._stop, peer, message)
+            case _:
+                return m.Unsupported(id=message.id, asked=message.verb, features=m.FEATURES)
+        return None
+
+    def gone(self, identity: bytes) -> None:
+        """A connection that waited is no more."""
+        self._post(self._gone, identity)
+
+    def drain(self, *, now: bool = False) -> None:
+        """Start no more compiles and end when the running ones have; with ``now``, end those too."""
+        self._post(self._drain, now)
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def _asked(self, peer: Peer, request: m.JitRequest) -> None:
+        asker = (peer.identity, request.id)
+        if asker in self._asking:
+            return  # sent again by a client that was not sure: it is waiting already
+        self.counters["requests"] += 1
+        self._asking[asker] = asking = Asking(peer, request, time.time())
+        self._look_up(asker, asking)
+
+    def _look_up(self, asker: b.Asker, asking: Asking) -> None:
+        def task() -> None:
+            try:
+                found = self._work.look_up(asking.request)
+            except JitError as error:
+                self._post(self._refused, asker, error)
+            except Exception as error:
+                logger.exception("a look-up failed")
+                self._post(self._refused, asker, _internal(error))
+            else:
+                self._post(self._looked_up, asker, found)
+
+        if asking.request.policy == "OFF":
+            self._do([b.Refuse(asker, b.disabled())])
+        else:
+            self._lookups.submit(task)
+
+    def _looked_up(self, asker: b.Asker, found: LookUp) -> None:
+        asking = self._asking.get(asker)
+        if asking is None:
+            return
+        key, request = found.identity.key, asking.request
+        hit = isinstance(found.answer, Found)
+        reason = "" if isinstance(found.answer, Found) else found.answer.reason
+        if isinstance(found.answer, Found):
+            self._entries[key] = found.answer.entry
+        else:
+            self.counters[f"misses_{reason}"] += 1
+            logger.info("miss (%s) %s for %s: %s", reason, key[:12], request.model_path, found.answer.detail)
+        if key not in self._jobs:
+            self._jobs[key] = JobState(found.identity, asking, request.policy == "REDO", StopSignal(), time.monotonic())
+        instructions = self._broker.asked(
+            asker,
+            key=key,
+            policy=request.policy,
+            hit=hit,
+            reason=reason,
+            now=time.monotonic(),
+            interactive=not request.prewarm,
+        )
+        self._do(instructions, identity=found.identity)
+        self._forget(key)
+
+    def _refused(self, asker: b.Asker, error: JitError) -> None:
+        if asker in self._asking:
+            self._fail(asker, error)
+
+    def _left(self, asker: b.Asker, cancel: bool) -> None:
+        self._asking.pop(asker, None)
+        self._do(self._broker.left(asker, cancel=cancel))
+
+    def _gone(self, identity: bytes) -> None:
+        for asker in [asker for asker in self._asking if asker[0] == identity]:
+            self._left(asker, cancel=False)
+
+    def _cancel(self, peer: Peer, message: m.Cancel) -> None:
+        keys = self._broker.match(message.key)
+        if len(keys) != 1:
+            what = "no running or queued compile has" if not keys else f"{len(keys)} compiles have"
+            error = RequestError(
+                f"{what} a key that begins with {message.key[:64]!r}.", remedy="`mlc-jit status` lists them."
+            )
+            self._send(peer.identity, m.Failure.of(error, id=message.id))
+            return
+        self._do(self._broker.cancelled(keys[0]))
+        self._send(peer.identity, m.Cancelled(id=message.id, key=keys[0]))
+
+    def _stop(self, peer: Peer, message: m.StopRequest) -> None:
+        self._send(peer.identity, m.Stopping(id=message.id, pid=os.getpid(), jobs=self._running()))
+        self._drain(message.now)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def _run(self, key: str, grant: Grant) -> None:
+        """One job, in a thread of its own."""
+        state = self._jobs[key]
+        request = state.asking.request
+        order = Order(
+            identity=state.identity,
+            model_path=request.model_path,
+            device=request.device,
+            redo=state.redo,
+            asked_at=state.asking.asked_at,
+            cores=grant.cores,
+            memory=grant.memory if state.retried else None,
+            background=request.prewarm,
+        )
+
+        def report(stage: Stage) -> None:
+            self._post(self._advanced, key, b.Step(stage.name, stage.detail))
+
+        try:
+            built = self._work.build(order, report, state.stop)
+        except JitError as error:
+            self._post(self._failed, key, error)
+        except Exception as error:
+            logger.exception("a compile could not be carried out")
+            self._post(self._failed, key, _internal(error))
+        else:
+            self._post(self._built, key, built)
+
+    def _advanced(self, key: str, step: b.Step) -> None:
+        self._do(self._broker.advanced(key, step))
+
+    def _built(self, key: str, built: Built) -> None:
+        state = self._jobs[key]
+        self._entries[key] = built.entry
+        self._queue.finished(key, time.monotonic())
+        record = built.entry.manifest.compile
+        if built.compiled:
+            self.counters["compiles"] += 1
+            self._likeness.learn(built.entry.manifest)
+            logger.info("compiled %s in %.1f s for %s", key[:12], record.seconds, state.asking.request.model_path)
+        self._do(self._broker.finished(key, compiled=built.compiled), identity=state.identity)
+        self._ended(key)
+
+    def _failed(self, key: str, error: JitError) -> None:
+        state = self._jobs[key]
+        now = time.monotonic()
+        if isinstance(error, CompileOutOfMemoryError) and not state.retried and self._queue.retry(key, now):
+            state.retried = True
+            logger.warning("%s ran out of memory; it will be tried once more, alone", key[:12])
+            self._do(self._broker.requeued(key, b.Step("queued", "ran out of memory: once more, alone")))
+            self._admit()
+            return
+        self._queue.finished(key, now)
+        self.counters["failures"] += 1
+        logger.warning("no library for %s: %s", key[:12], error.message)
+        if error.reason == TOOLCHAIN_CHANGED:
+            self._ask_again(key, error)
+        remember = isinstance(error, CompileError) and error.reason != TOOLCHAIN_CHANGED
+        self._do(self._broker.failed(key, _trouble(error), now=now, remember=remember))
+        self._ended(key)
+
+    def _ask_again(self, key: str, error: JitError) -> None:
+        """The compiler was replaced while it ran: who waited is looked up anew, once, and gets the new compiler's."""
+        for asker in self._broker.waiters(key):
+            asking = self._asking.get(asker)
+            if asking is not None and not asking.again:
+                self._do(self._broker.left(asker))
+                self._asking[asker] = again = dataclasses.replace(asking, again=True)
+                self._look_up(asker, again)
+        logger.info("asking again: %s", error.message)
+
+    def _ended(self, key: str) -> None:
+        self._forget(key)
+        self._admit()
+
+    def _forget(self, key: str) -> None:
+        if key not in self._broker.jobs:
+            self._jobs.pop(key, None)
+            self._entries.pop(key, None)
+
+    def _admit(self) -> None:
+        """Start whoever may, and tell the others their place."""
+        now = time.monotonic()
+        snapshot = self._queue.snapshot(now)
+        if not snapshot.waiting:
+            return
+        admission = self._queue.admit(self._capacity(), now)
+        for refused in admission.refused:
+            self._do(self._broker.failed(refused.job, b.Trouble("busy", _sentence(refused.message)), now=now))
+            self._forget(refused.job)
+        for grant in admission.granted:
+            self._start(grant)
+        for waiting in self._queue.snapshot(now).waiting:
+            place = f"position {waiting.position}"
+            if waiting.estimate is not None:
+                place += f", starts in about {waiting.estimate:.0f} s"
+            self._do(self._broker.advanced(waiting.demand.job, b.Step("queued", place)))
+
+    def _start(self, grant: Grant) -> None:
+        state = self._jobs[grant.job]
+        state.grant = grant
+        self._broker.started(grant.job)
+        state.thread = threading.Thread(
+            target=self._run, args=(grant.job, grant), name=f"job-{grant.job[:8]}", daemon=True
+        )
+        state.thread.start()
+
+    def _demand(self, key: str, *, interactive: bool) -> Demand:
+        state = self._jobs[key]
+        peer = state.asking.peer
+        like = self._likeness.of(state.identity)
+        return Demand(
+            job=key,
+            client=str(peer.pid) if peer.pid else peer.identity.hex(),
+            user=peer.uid,
+            submitted=state.submitted,
+            interactive=interactive,
+            memory=like.memory,
+            estimate=like.seconds,
+        )
+
+    # --- the broker's instructions ----------------------------------------------------------------------------------
+
+    def _do(self, instructions: list[b.Instruction], *, identity: Identity | None = None) -> None:
+        for each in instructions:
+            match each:
+                case b.Deliver():
+                    self._deliver(each, identity)
+                case b.Refuse():
+                    self._fail(each.asker, _error(each.trouble, each.key))
+                case b.Tell():
+                    self._tell(each)
+                case b.Enqueue():
+                    self._enqueue(each)
+                case b.Promote():
+                    self._queue.promote(each.key)
+                case b.Withdraw():
+                    self._queue.withdraw(each.key)
+                    self._forget(each.key)
+                case b.Kill():
+                    self._jobs[each.key].stop.stop("cancelled")
+
+    def _deliver(self, instruction: b.Deliver, identity: Identity | None) -> None:
+        asking = self._asking.pop(instruction.asker, None)
+        if asking is None or identity is None:
+            return
+        entry = self._entries[instruction.key]
+        if instruction.source == "hit":
+            self.counters["hits"] += 1
+        if instruction.source == "joined":
+            self.counters["joins"] += 1
+        self._answers.remember(asking.request, identity, entry)
+        plain = result(asking.request.id, identity, entry)
+        reply = dataclasses.replace(plain, source=instruction.source, reason=instruction.reason)
+        self._send(instruction.asker[0], reply)
+
+    def _fail(self, asker: b.Asker, error: JitError) -> None:
+        if self._asking.pop(asker, None) is not None:
+            self.counters["refusals"] += 1
+            self._send(asker[0], m.Failure.of(error, id=asker[1]))
+
+    def _tell(self, instruction: b.Tell) -> None:
+        state = self._jobs.get(instruction.key)
+        elapsed = time.monotonic() - state.submitted if state is not None else 0.0
+        step = instruction.step
+        for identity, id_ in instruction.askers:
+            asking = self._asking.get((identity, id_))
+            if asking is not None and asking.request.progress:
+                self._send(
+                    identity,
+                    m.Progress(
+                        id=id_,
+                        stage=step.stage,
+                        detail=step.detail,
+                        fraction=step.fraction,
+                        elapsed=elapsed,
+                        key=instruction.key,
+                    ),
+                )
+
+    def _enqueue(self, instruction: b.Enqueue) -> None:
+        demand = self._demand(instruction.key, interactive=instruction.interactive)
+        answer = self._queue.submit(demand, self._capacity())
+        if isinstance(answer, Accepted):
+            self._admit()
+            return
+        trouble = b.Trouble("busy", _sentence(answer.message), "Ask again later.", answer.reason)
+        self._do(self._broker.failed(instruction.key, trouble, now=time.monotonic(), remember=False))
+
+    # --- seeing -----------------------------------------------------------------------------------------------------
+
+    def _welcome(self, hello: m.Hello) -> m.Message:
+        return m.Welcome(
+            id=hello.id,
+            protocol=m.PROTOCOL,
+            version=__version__,
+            features=m.FEATURES,
+            pid=os.getpid(),
+            home=str(self._places.home),
+            log_path=self.log_path,
+        )
+
+    def _status(self, peer: Peer, id_: int) -> None:
+        now = time.monotonic()
+        snapshot = self._queue.snapshot(now)
+        jobs = tuple(self._report(job, now) for job in self._broker.jobs.values())
+        counters = self.counters + self._server_counters() + Counter(self._work.store.counters())
+        counters["hits"] += self._remembered_hits
+        draining = self._broker.draining
+
+        def task() -> None:
+            totals = self._work.store.totals()
+            status = m.Status(
+                id=id_,
+                version=__version__,
+                pid=os.getpid(),
+                uptime=now - self._begun,
+                home=str(self._places.home),
+                socket=str(self._places.socket),
+                log_path=self.log_path,
+                draining=draining,
+                slots=snapshot.slots.jobs,
+                jobs=jobs,
+                entries=totals.entries,
+                bytes=totals.bytes,
+                counters=dict(counters),
+            )
+            self._send(peer.identity, status)
+
+        self._lookups.submit(_logged, task)
+
+    def _report(self, job: b.Job, now: float) -> m.JobReport:
+        state = self._jobs[job.key]
+        return m.JobReport(
+            key=job.key,
+            state=job.state,
+            model=state.asking.request.model_path,
+            device=state.asking.request.device,
+            stage=job.step.stage if job.step else "",
+            elapsed=now - state.submitted,
+            waiters=len(job.waiters),
+        )
+
+    def _list(self, peer: Peer, id_: int) -> None:
+        def task() -> None:
+            rows = [
+                _row(self._work.store.layout.library / each.artifact, each) for each in self._work.store.manifests()
+            ]
+            rows.sort(key=lambda row: -row.created)
+            for start in range(0, max(1, len(rows)), LISTING_CHUNK):
+                chunk = tuple(rows[start : start + LISTING_CHUNK])
+                more = start + LISTING_CHUNK < len(rows)
+                self._send(peer.identity, m.Listing(id=id_, entries=chunk, more=more))
+
+        self._lookups.submit(_logged, task)
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def _drain(self, now: bool) -> None:
+        if self._drain_by is None:
+            logger.info("draining: %d running", self._running())
+            self._drain_by = time.monotonic() + (0.0 if now else self._drain_seconds)
+            self.retire()
+            self._do(self._broker.drain())
+        if now:
+            self._drain_by = time.monotonic()
+        self._tick()
+
+    def _tick(self) -> None:
+        self._admit()
+        if self._drain_by is not None and time.monotonic() >= self._drain_by:
+            for state in self._jobs.values():
+                state.stop.stop("draining")
+
+    def _drained(self) -> bool:
+        return self._drain_by is not None and not self._jobs and not self._asking
+
+    def _patience(self) -> float | None:
+        return ADMIT_SECONDS if self._jobs or self._drain_by is not None else None
+
+    def _running(self) -> int:
+        return sum(job.state != "queued" for job in self._broker.jobs.values())
+
+    def _post(self, handler: Callable[..., None], *arguments: Any) -> None:
+        self._inbox.put((handler, arguments))
+
+    def _send(self, identity: bytes, message: m.Message) -> None:
+        if self._replies is not None:
+            self._replies.send(identity, message)
+
+    def _server_counters(self) -> Counter[str]:
+        return Counter() if self._replies is None else self._replies.counters
+
+
+def _row(path: Any, manifest: Any) -> m.EntryReport:
+    return m.EntryReport(
+        key=manifest.key,
+        path=str(path),
+        size=manifest.size,
+        created=manifest.created,
+        seconds=manifest.compile.seconds,
+        model=manifest.model.path,
+        device=manifest.device,
+        toolchain=" ".join(
+            [manifest.toolchain.name, *(f"{name} {version}" for name, version in manifest.toolchain.versions.items())]
+        ),
+        degraded=manifest.degraded,
+    )
+
+
+def _trouble(error: JitError) -> b.Trouble:
+    return b.Trouble(error.kind, error.message, error.remedy, error.reason, error.log_path, error.log_tail)
+
+
+def _error(trouble: b.Trouble, key: str) -> JitError:
+    return m.Failure(
+        kind=trouble.kind,
+        message=trouble.message,
+        remedy=trouble.remedy,
+        reason=trouble.reason,
+        key=key,
+        log_path=trouble.log_path,
+        log_tail=trouble.log_tail,
+    ).error()
+
+
+def _internal(error: Exception) -> JitError:
+    return JitError(
+        f"The daemon failed: {type(error).__name__}: {error}",
+        remedy="Its log has the details (`mlc-jit status` names it); please report this.",
+        reason="internal",
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _logged(task: Callable[[], None]) -> None:
+    try:
+        task()
+    except Exception:
+        logger.exception("a report could not be made")

@@ -1,0 +1,147 @@
+"""``mlc-jitd once``: one request, in one process, without a daemon; the same identity, store, locks and build.
+
+A request (one msgpack message, as on the wire) comes on standard input until its end; replies go to standard output,
+each with its length in four bytes before it: ``Progress`` as it happens, then one ``Result`` or ``Failure``. It ends,
+and its compile with it, when the process that asked closes the pipe or dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+from mlc_jit import messages as m
+from mlc_jit.errors import DaemonError, JitError, ProtocolError
+from mlc_jit.locations import locate
+from mlc_jitd import broker as b
+from mlc_jitd.answers import result
+from mlc_jitd.app import make_work
+from mlc_jitd.build import StopSignal
+from mlc_jitd.config import Settings
+from mlc_jitd.schedule import capacity
+from mlc_jitd.schedule.fit import slots
+from mlc_jitd.schedule.jobs import Settings as QueueSettings
+from mlc_jitd.store import Found
+from mlc_jitd.work import TOOLCHAIN_CHANGED, Order, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlc_jitd.toolchains.base import Stage
+
+logger = logging.getLogger(__name__)
+
+
+def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer) -> int:
+    """Answer one request; 0 when a library was handed out, 1 when not."""
+    lock = threading.Lock()
+
+    def reply(message: m.Message) -> None:
+        payload = m.encode(message)
+        with lock:
+            sink.write(struct.pack(">I", len(payload)) + payload)
+            sink.flush()
+
+    stop = StopSignal()
+    try:
+        request = _request(source)
+        _stop_with_asker(source, stop)
+        settings = Settings.load()
+        answer = _answer(make_work(locate(), settings), request, settings, reply, stop)
+    except JitError as error:
+        reply(m.Failure.of(error, id=0))
+        return 1
+    reply(answer)
+    return 0
+
+
+def _request(source: BinaryIO) -> m.JitRequest:
+    header = source.read(4)
+    if len(header) != 4:  # noqa: PLR2004 - a length
+        raise ProtocolError("no request on standard input", remedy="`mlc-jitd once` is for the client library.")
+    size = struct.unpack(">I", header)[0]
+    if size > m.MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"a request of {size} bytes is too long")
+    message = m.decode(source.read(size), m.REQUESTS, strict=True)
+    if not isinstance(message, m.JitRequest):
+        raise ProtocolError(f"`mlc-jitd once` answers `jit`, not `{message.verb}`")
+    return message
+
+
+def _stop_with_asker(source: BinaryIO, stop: StopSignal) -> None:
+    def watch() -> None:
+        while source.read(1):
+            pass
+        stop.stop("cancelled")
+
+    threading.Thread(target=watch, name="asker", daemon=True).start()
+
+
+def _answer(
+    work: Work, request: m.JitRequest, settings: Settings, reply: Callable[[m.Message], None], stop: StopSignal
+) -> m.Result:
+    """What the daemon would do, with a broker for one asker: the policy stands in one place.
+
+    Raises:
+        JitError: No library.
+    """
+    for attempt in (1, 2):
+        found = work.look_up(request)
+        key = found.identity.key
+        hit = isinstance(found.answer, Found)
+        reason = "" if isinstance(found.answer, Found) else found.answer.reason
+        first = b.Broker().asked(
+            (b"", 0), key=key, policy=request.policy, hit=hit, reason=reason, now=time.monotonic()
+        )[0]
+        if isinstance(first, b.Refuse):
+            raise m.Failure(
+                kind=first.trouble.kind,
+                message=first.trouble.message,
+                remedy=first.trouble.remedy,
+                reason=first.trouble.reason,
+                key=key,
+            ).error()
+        if isinstance(found.answer, Found) and isinstance(first, b.Deliver):
+            return result(request.id, found.identity, found.answer.entry)
+        began = time.monotonic()
+
+        def report(stage: Stage) -> None:
+            if request.progress:
+                elapsed = time.monotonic() - began  # noqa: B023 - used within this turn of the loop
+                step = m.Progress(id=request.id, stage=stage.name, detail=stage.detail, elapsed=elapsed, key=key)  # noqa: B023
+                reply(step)
+
+        order = Order(
+            identity=found.identity,
+            model_path=request.model_path,
+            device=request.device,
+            redo=request.policy == "REDO",
+            asked_at=time.time(),
+            cores=slots(capacity.read(), QueueSettings(cores_per_job=settings.cores_per_job or None)).cores,
+            background=request.prewarm,
+        )
+        try:
+            built = work.build(order, report, stop)
+        except JitError as error:
+            if error.reason == TOOLCHAIN_CHANGED and attempt == 1:
+                continue
+            raise
+        plain = result(request.id, found.identity, built.entry)
+        source: m.Source = "compiled" if built.compiled else "joined"
+        return m.Result(
+            id=plain.id,
+            path=plain.path,
+            key=plain.key,
+            system_lib_prefix=plain.system_lib_prefix,
+            source=source,
+            reason=reason or "redo",
+            seconds=plain.seconds,
+            toolchain=plain.toolchain,
+            degraded=plain.degraded,
+        )
+    raise DaemonError(f"process {os.getpid()} got no answer")

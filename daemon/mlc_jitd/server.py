@@ -1,0 +1,242 @@
+"""The ROUTER socket: frames in, messages out, peers as the kernel sees them, heartbeats. No meaning, no slow work.
+
+One thread owns the socket. The handler is called in that thread, so it must not wait for anything; what takes time
+goes elsewhere and is answered later through ``send``, which any thread may call. Heartbeats come from the same thread:
+a client that stops hearing them faces a daemon that would not answer either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq
+
+from mlc_jit import messages as m
+from mlc_jit.errors import AccessRefusedError, ProtocolError
+
+logger = logging.getLogger(__name__)
+
+BATCH = 128
+"""Messages taken from the socket before replies of other threads and heartbeats get their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who sent a message, from the socket's kernel credentials; ``pid`` is 0 where the kernel does not tell."""
+
+    identity: bytes
+    uid: int
+    gid: int
+    pid: int
+
+
+Handler = Callable[[Peer, m.Message], m.Message | None]
+FINAL = (m.Result, m.Failure)
+
+
+class Server:
+    """Serves one listening socket; see the module's docstring.
+
+    Args:
+        listener: A bound, listening Unix socket; taken over.
+        handler: Gets each good message; returns the reply, or ``None`` where there is none (yet).
+        gone: Told the identity of a connection that waited for an answer and went away.
+        allow: Uids that may talk to this daemon.
+        tick: Called about once a second.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        handler: Handler,
+        *,
+        gone: Callable[[bytes], None],
+        allow: frozenset[int] | None = None,
+        tick: Callable[[], None] | None = None,
+    ) -> None:
+        self._handler = handler
+        self._gone = gone
+        self._tick = tick
+        self._allow = frozenset({os.getuid()}) if allow is None else allow
+        self.counters: Counter[str] = Counter()
+        self._waiting: dict[bytes, set[int]] = {}
+        self._outbox: deque[tuple[bytes, m.Message]] = deque()
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._wake_r.setblocking(False)
+        self._wake_w.setblocking(False)
+        self._awake = False
+        self._stop = threading.Event()
+        self._context = zmq.Context(io_threads=1)
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.LINGER, 1000)
+        self._router.setsockopt(zmq.MAXMSGSIZE, m.MAX_MESSAGE_BYTES)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.RCVHWM, 10_000)
+        self._router.setsockopt(zmq.SNDHWM, 10_000)
+        path = listener.getsockname()
+        self._router.setsockopt(zmq.USE_FD, listener.detach())
+        self._router.bind(f"ipc://{path}")
+        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def send(self, identity: bytes, message: m.Message) -> None:
+        """Queue a reply; from any thread. A connection that is gone is no error."""
+        self._outbox.append((identity, message))
+        if not self._awake:
+            self._awake = True
+            with contextlib.suppress(BlockingIOError):
+                self._wake_w.send(b"\0")
+
+    def waiting(self) -> int:
+        """How many requests are unanswered."""
+        return sum(map(len, list(self._waiting.values())))
+
+    def alive(self) -> bool:
+        """Whether the server's thread runs."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Send what is queued, then close the socket."""
+        self._stop.set()
+        with contextlib.suppress(BlockingIOError):
+            self._wake_w.send(b"\0")
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._router.close()
+        self._context.term()
+        self._wake_r.close()
+        self._wake_w.close()
+
+    # --- the server's thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._wake_r, zmq.POLLIN)
+        next_beat = next_tick = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= next_beat:
+                next_beat = now + m.HEARTBEAT_SECONDS
+                self._beat()
+            if now >= next_tick and self._tick is not None:
+                next_tick = now + 1.0
+                self._tick()
+            due = min(next_beat if self._waiting else now + 60.0, next_tick if self._tick else now + 60.0)
+            ready = dict(poller.poll(max(0.0, due - time.monotonic()) * 1000 + 1))
+            if self._wake_r.fileno() in ready:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_r.recv(4096)
+            self._flush()
+            if self._router in ready:
+                self._receive()
+            if self._stop.is_set():
+                self._flush()
+                return
+
+    def _receive(self) -> None:
+        for _ in range(BATCH):
+            try:
+                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            try:
+                self._one(frames)
+            except Exception:
+                self.counters["handler_errors"] += 1
+                logger.exception("a message could not be handled")
+
+    def _one(self, frames: list[zmq.Frame]) -> None:
+        identity = bytes(frames[0].buffer)
+        payload = frames[-1]
+        peer = _peer(identity, payload)
+        if peer.uid not in self._allow:
+            self.counters["refused_uid"] += 1
+            self._refuse(peer)
+            return
+        if len(frames) != 2:  # noqa: PLR2004 - identity and message
+            self.counters["broken_frames"] += 1
+            return
+        try:
+            message = m.decode(payload.buffer, m.REQUESTS, strict=True)
+        except m.UnknownVerbError as error:
+            self.counters["unknown_verbs"] += 1
+            self._put(identity, m.Unsupported(id=error.id, asked=error.verb, features=m.FEATURES))
+            return
+        except m.InvalidMessageError as error:
+            self.counters["invalid_messages"] += 1
+            self._put(identity, m.Failure.of(error, id=error.id))
+            return
+        except ProtocolError:
+            self.counters["broken_frames"] += 1
+            return
+        self.counters["messages"] += 1
+        if type(message) is m.Leave:
+            self._answered(identity, message.id)
+        elif type(message) is m.JitRequest:
+            self._waiting.setdefault(identity, set()).add(message.id)
+        reply = self._handler(peer, message)
+        if reply is not None:
+            self._put(identity, reply)
+
+    def _refuse(self, peer: Peer) -> None:
+        error = AccessRefusedError(
+            f"uid {peer.uid} may not use the daemon of uid {os.getuid()}.",
+            remedy="Run a daemon of your own (the default), or ask its owner for a system daemon.",
+        )
+        self._put(peer.identity, m.Failure.of(error, id=0))
+
+    def _flush(self) -> None:
+        self._awake = False
+        while self._outbox:
+            self._put(*self._outbox.popleft())
+
+    def _put(self, identity: bytes, message: m.Message) -> None:
+        if isinstance(message, FINAL):
+            self._answered(identity, message.id)
+        try:
+            self._router.send_multipart((identity, m.encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                self._lost(identity)
+            elif error.errno == zmq.EAGAIN:
+                self.counters["dropped_replies"] += 1
+            else:
+                raise
+
+    def _answered(self, identity: bytes, id_: int) -> None:
+        ids = self._waiting.get(identity)
+        if ids is not None:
+            ids.discard(id_)
+            if not ids:
+                del self._waiting[identity]
+
+    def _lost(self, identity: bytes) -> None:
+        if self._waiting.pop(identity, None) is not None:
+            self.counters["lost_waiters"] += 1
+            self._gone(identity)
+
+    def _beat(self) -> None:
+        for identity in list(self._waiting):
+            self._put(identity, m.Heartbeat())
+
+
+def _peer(identity: bytes, frame: zmq.Frame) -> Peer:
+    """The peer by its frame: ``localhost:UID:GID:PID``, from SO_PEERCRED (seen with libzmq 4.3.5)."""
+    address = frame.get("Peer-Address")
+    try:
+        _, uid, gid, pid = address.split(":")
+        return Peer(identity, int(uid), int(gid), int(pid or 0))
+    except ValueError:
+        return Peer(identity, -1, -1, 0)

@@ -1,0 +1,320 @@
+"""The slow work on one request: look it up, or compile it. The daemon and ``mlc-jitd once`` share it.
+
+It knows identity, store, build and toolchains, and nothing of clients, queues or sockets. Every method may be called
+from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlc_jit.errors import (
+    CompileCancelledError,
+    CompileError,
+    CompileKilledError,
+    CompileOutOfMemoryError,
+    CompileTimedOutError,
+    DrainingError,
+    JitError,
+)
+from mlc_jitd.build import Limits, Outcome, StopSignal, run
+from mlc_jitd.store import (
+    About,
+    CompileRecord,
+    Entry,
+    Found,
+    KeyLock,
+    Missing,
+    ModelRecord,
+    PartRecord,
+    Store,
+    ToolchainRecord,
+)
+from mlc_jitd.toolchains.base import Stage, Toolchain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlc_jit.messages import JitRequest
+    from mlc_jitd.identity import Identifier, Identity
+
+logger = logging.getLogger(__name__)
+
+STAGING_BYTES = 256 << 20
+"""Room that a build is promised on the cache's disk: the library, its objects and temporary files."""
+
+LOGS_KEPT = 256
+LOCK_SLICE_SECONDS = 0.5
+
+TOOLCHAIN_CHANGED = "toolchain-changed"
+
+Report = Callable[[Stage], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """What a request came to: what exactly is asked, and what the store has of it."""
+
+    identity: Identity
+    answer: Found | Missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One compile to do.
+
+    Attributes:
+        identity: What exactly.
+        model_path: Where the client read the config; for people.
+        device: The device text of the request.
+        redo: An entry that is there already is no answer.
+        asked_at: Unix time of the request: with ``redo``, an entry published after it by another process is one.
+        cores: Threads the compiler may use.
+        memory: Bytes its process tree may hold, ``None`` for no limit.
+        background: Nobody waits for it.
+    """
+
+    identity: Identity
+    model_path: str = ""
+    device: str = ""
+    redo: bool = False
+    asked_at: float = 0.0
+    cores: int = 1
+    memory: int | None = None
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The entry, and whether this process compiled it or found that another one had."""
+
+    entry: Entry
+    compiled: bool
+
+
+class Work:
+    """See the module's docstring.
+
+    Args:
+        identifier: Request to key.
+        store: The cache.
+        toolchains: By name.
+        total: Seconds that one compile may take.
+        silence: Seconds that a compiler may be silent.
+    """
+
+    def __init__(
+        self,
+        identifier: Identifier,
+        store: Store,
+        toolchains: Mapping[str, Toolchain],
+        *,
+        total: float = Limits.total or 0.0,
+        silence: float = Limits.silence or 0.0,
+    ) -> None:
+        self.identifier = identifier
+        self.store = store
+        self._toolchains = toolchains
+        self._total = total
+        self._silence = silence
+        self.logs = store.layout.library / ".logs"
+
+    def look_up(self, request: JitRequest) -> LookUp:
+        """Work out what is asked and whether it is there.
+
+        Raises:
+            JitError: The request can't be met, whatever the cache holds.
+        """
+        identity = self.identifier.identify(request)
+        return LookUp(identity, self.store.find(identity.key))
+
+    def build(self, order: Order, report: Report, stop: StopSignal) -> Built:
+        """Compile and publish, under the key's lock, unless another process does or just did.
+
+        Args:
+            order: What to compile.
+            report: Told each stage, from this thread.
+            stop: Ends it from another thread.
+
+        Raises:
+            CompileError: It was tried and failed; ``reason`` is ``toolchain-changed`` if the compiler was replaced
+                meanwhile, so that the result belongs to no key.
+            StoreError: The cache can't take the library.
+            DrainingError: ``stop`` said so.
+        """
+        key = order.identity.key
+        lock = self.store.lock(key)
+        waited = self._take(lock, report, stop)
+        try:
+            answer = self.store.find(key)
+            if isinstance(answer, Found):
+                created = answer.entry.manifest.created
+                if not order.redo or (waited and created >= order.asked_at):
+                    return Built(answer.entry, compiled=False)
+            return Built(self._compile(order, report, stop), compiled=True)
+        finally:
+            lock.release()
+
+    def _take(self, lock: KeyLock, report: Report, stop: StopSignal) -> bool:
+        """Take the key's lock; whether somebody else held it."""
+        if lock.acquire(0):
+            return False
+        report(Stage("locked", f"being compiled by {lock.holder() or 'another process'}"))
+        while not lock.acquire(LOCK_SLICE_SECONDS):
+            if stop.reason is not None:
+                raise _stopped(stop.reason, lock.key)
+        return True
+
+    def _compile(self, order: Order, report: Report, stop: StopSignal) -> Entry:
+        identity = order.identity
+        toolchain = self._toolchains[identity.toolchain.name]
+        degraded: list[str] = []
+
+        def on_line(line: str) -> None:
+            stage = toolchain.stage(line)
+            if stage is not None:
+                report(stage)
+            fallback = toolchain.degraded(line)
+            if fallback is not None and fallback not in degraded:
+                degraded.append(fallback)
+
+        log = self._log(identity.key)
+        with self.store.staging(identity.key, need=STAGING_BYTES) as staging:
+            scratch = staging / "scratch"
+            scratch.mkdir()
+            output = staging / f"lib.{identity.suffix}"
+            command = toolchain.command(identity.job, scratch=scratch, output=output, cores=order.cores)
+            limits = Limits(
+                total=self._total or None,
+                silence=self._silence or None,
+                memory_bytes=order.memory,
+                cores=order.cores,
+                background=order.background,
+            )
+            started = time.time()
+            report(Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}"))
+            outcome = run(command, limits, log=log, on_line=on_line, stop=stop)
+            _require_success(outcome, identity, toolchain)
+            if not output.is_file():
+                raise CompileError(
+                    "The compiler said that it succeeded, but left no library.",
+                    remedy="See its log; this is a fault of the toolchain.",
+                    reason="no-output",
+                    key=identity.key,
+                    log_path=os.fspath(log),
+                    log_tail=outcome.log_tail,
+                )
+            if not self.identifier.recheck(identity):
+                raise CompileError(
+                    "The compiler was changed while it ran, so its result can't be trusted and was discarded.",
+                    remedy="Ask again.",
+                    reason=TOOLCHAIN_CHANGED,
+                    key=identity.key,
+                )
+            report(Stage("publish"))
+            about = _about(order, outcome, started=started, degraded=tuple(degraded))
+            return self.store.publish(identity.key, output, about)
+
+    def _log(self, key: str) -> Path:
+        """Where the log of a key's newest compile goes; the oldest logs go when there are many."""
+        try:
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+            old = sorted(self.logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
+            for path in old[: max(0, len(old) - LOGS_KEPT + 1)]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("compiler logs can't be kept in %s: %s", self.logs, error)
+        return self.logs / f"{key}.log"
+
+
+def _require_success(outcome: Outcome, identity: Identity, toolchain: Toolchain) -> None:
+    """Raise what a failed outcome means; the sentence says what, the fields say where to read on."""
+    if outcome.succeeded:
+        return
+    cause = toolchain.root_cause(outcome.log_tail)
+    shown = f"{identity.toolchain.name} for key {identity.key[:12]}"
+
+    def error(cls: type[CompileError], message: str, remedy: str, reason: str) -> CompileError:
+        return cls(
+            message,
+            remedy=remedy,
+            reason=reason,
+            key=identity.key,
+            log_path=os.fspath(outcome.log_path),
+            log_tail=outcome.log_tail,
+        )
+
+    match outcome.status:
+        case "exited":
+            why = cause or f"exit status {outcome.exit_status}, and its log names no cause"
+            raise error(CompileError, f"The compile failed: {why}", "", f"exit-{outcome.exit_status}")
+        case "signalled":
+            why = f" It had said: {cause}" if cause else ""
+            raise error(
+                CompileKilledError,
+                f"The compiler ({shown}) was ended by signal {outcome.signal}.{why}",
+                "A crash of the compiler, or somebody's kill; ask again, and see its log if it comes back.",
+                f"signal-{outcome.signal}",
+            )
+        case "timed-out" | "silent":
+            what = "ran for longer than it may" if outcome.status == "timed-out" else "said nothing for too long"
+            raise error(
+                CompileTimedOutError,
+                f"The compiler ({shown}) {what} and was ended after {outcome.seconds:.0f} s.",
+                "Raise MLC_JITD_COMPILE_SECONDS or MLC_JITD_SILENCE_SECONDS for the daemon if it was only slow.",
+                outcome.status,
+            )
+        case "out-of-memory":
+            raise error(
+                CompileOutOfMemoryError,
+                f"The compiler ({shown}) ran out of memory at {outcome.peak_memory / 2**20:.0f} MiB. {outcome.detail}",
+                "Free memory on the host, or raise the limit that it ran under.",
+                "out-of-memory",
+            )
+        case "cancelled":
+            raise _stopped(outcome.detail if outcome.detail == "draining" else "", identity.key)
+        case _:
+            raise error(
+                CompileKilledError,
+                f"The compiler ({shown}) was lost: {outcome.detail or 'its supervisor ended'}.",
+                "Ask again.",
+                "lost",
+            )
+
+
+def _stopped(reason: str, key: str) -> JitError:
+    if reason == "draining":
+        return DrainingError("The daemon was stopped while it compiled this.", remedy="Ask again.", key=key)
+    return CompileCancelledError("The compile was cancelled.", remedy="Ask again to compile it.", key=key)
+
+
+def _about(order: Order, outcome: Outcome, *, started: float, degraded: tuple[str, ...]) -> About:
+    identity = order.identity
+    facts = identity.toolchain
+    return About(
+        suffix=identity.suffix,
+        toolchain=ToolchainRecord(
+            name=facts.name,
+            fingerprint=facts.fingerprint,
+            interpreter=facts.python,
+            versions=dict(facts.versions),
+        ),
+        parts={part.name: PartRecord(sha256=part.sha256, value=part.value) for part in identity.parts},
+        target=identity.job.device,
+        system_lib_prefix=identity.result_prefix,
+        model=ModelRecord(path=order.model_path, type=identity.model_type, quantization=identity.quantization),
+        device=order.device,
+        compile=CompileRecord(
+            seconds=round(outcome.seconds, 3),
+            peak_memory=outcome.peak_memory,
+            cores=order.cores,
+            started=started,
+            log=os.fspath(outcome.log_path),
+        ),
+        degraded=degraded,
+    )
