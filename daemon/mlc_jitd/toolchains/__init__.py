@@ -1,3 +1,51 @@
-"""toolchains."""
+"""The compilers that mlc-jitd can ask: ``mlc_llm`` and the embedded ``tvm``, behind one protocol.
+
+The host sides import no compiler; the scripts in ``inside/`` folders run in the toolchain's own interpreter.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlc_jitd.toolchains.base import Command, CompileJob, Stage, Toolchain, compiler_environment
+from mlc_jitd.toolchains.inside import probe
+from mlc_jitd.toolchains.mlc_llm import MlcLlmToolchain
+from mlc_jitd.toolchains.tvm import TvmToolchain
+
+__all__ = [
+    "Command",
+    "CompileJob",
+    "MlcLlmToolchain",
+    "Stage",
+    "Toolchain",
+    "TvmToolchain",
+    "compiler_environment",
+    "own_sources",
+    "resolver",
+    "toolchain",
+]
+
+_TOOLCHAINS: dict[str, Toolchain] = {made.name: made for made in (MlcLlmToolchain(), TvmToolchain())}
+_HERE = Path(__file__).parent
+
+COMPILING_SOURCES: dict[str, Path] = {"tvm": _HERE / "tvm" / "inside"}
+"""Our own code that decides what a library computes, and so belongs to the toolchain's fingerprint."""
+
+
+def toolchain(name: str) -> Toolchain:
+    """The host side of a toolchain. Raises KeyError for a name that is none."""
+    return _TOOLCHAINS[name]
+
+
+def resolver(name: str) -> Path:
+    """The script that resolves a device text to a target, for a toolchain's interpreter to run."""
+    return _HERE / name / "inside" / "resolve.py"
+
+
+def own_sources(name: str) -> tuple[str | None, dict[str, list[list[Any]]]]:
+    """Digest of our own code inside a toolchain, and its stamps; ``None`` where we only call the compiler."""
+    folder = COMPILING_SOURCES.get(name)
+    stamps = probe.Stamps()
+    found = None if folder is None else probe.tree_digest(str(folder), stamps, sometimes=False)
+    return found, stamps.plain()
