@@ -57,7 +57,7 @@ def _start(places: Locations) -> None:
         return
     code = _start_detached(places)
     # Exit code 3: somebody holds the lock: a daemon that is about to listen, or one that is just leaving.
-    if _listening(places, 5.0 if code == ANOTHER_RUNS else 1.0):
+    if _listening(places, 5.0 if code == ANOTHER_RUNS else 0.0):
         return
     raise _reason(places)
 

@@ -66,12 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _log_to(path: str | None, *, level: int) -> None:
-    logging.basicConfig(
-        filename=path,
-        level=level,
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-        stream=None if path else sys.stderr,
-    )
+    logging.basicConfig(filename=path, level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
 
 
 if __name__ == "__main__":

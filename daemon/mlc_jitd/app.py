@@ -25,7 +25,7 @@ from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.schedule.queue import Queue
 from mlc_jitd.server import Server
 from mlc_jitd.store import Store
-from mlc_jitd.toolchains import TOOLCHAINS
+from mlc_jitd.toolchains import toolchain
 from mlc_jitd.work import Work
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def make_work(places: Locations, settings: Settings) -> Work:
     return Work(
         Identifier(store.layout.library / ".identity"),
         store,
-        TOOLCHAINS,
+        toolchain,
         total=settings.compile_seconds,
         silence=settings.silence_seconds,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,7 +103,7 @@ class Work:
     Args:
         identifier: Request to key.
         store: The cache.
-        toolchains: By name.
+        toolchain: The host side of a toolchain, by its name.
         total: Seconds that one compile may take.
         silence: Seconds that a compiler may be silent.
     """
@@ -112,14 +112,14 @@ class Work:
         self,
         identifier: Identifier,
         store: Store,
-        toolchains: Mapping[str, Toolchain],
+        toolchain: Callable[[str], Toolchain],
         *,
         total: float = Limits.total or 0.0,
         silence: float = Limits.silence or 0.0,
     ) -> None:
         self.identifier = identifier
         self.store = store
-        self._toolchains = toolchains
+        self._toolchain = toolchain
         self._total = total
         self._silence = silence
         self.logs = store.layout.library / ".logs"
@@ -172,7 +172,7 @@ class Work:
 
     def _compile(self, order: Order, report: Report, stop: StopSignal) -> Entry:
         identity = order.identity
-        toolchain = self._toolchains[identity.toolchain.name]
+        toolchain = self._toolchain(identity.toolchain.name)
         degraded: list[str] = []
 
         def on_line(line: str) -> None:
