@@ -209,5 +209,5 @@ def check_suffix(suffix: str) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """``Did you mean ...?``, or an empty text where nothing known is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f"Did you mean {near[0]!r}?" if near else ""

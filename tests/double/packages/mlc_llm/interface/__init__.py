@@ -1,0 +1,3 @@
+"""Part of the double."""
+
+from __future__ import annotations

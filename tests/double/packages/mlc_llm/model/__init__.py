@@ -1,0 +1,5 @@
+"""Part of the double."""
+
+from __future__ import annotations
+
+from .model import MODELS as MODELS
