@@ -193,7 +193,7 @@ def ask(request: m.JitRequest, *, on_progress: OnProgress | None = None, cancel_
     except (DaemonError, StoreUnwritableError) as error:
         if isinstance(error, StoreUnwritableError) and error.key:
             raise  # the daemon's own answer: the cache can't be written, by nobody
-        trouble = error
+        trouble: JitError = error
     fallback.warn_once(trouble)
     try:
         return fallback.once(request, tell)

@@ -78,7 +78,7 @@ class Channel:
         heard = time.monotonic()
         wait = FIRST_PROBE_SECONDS
         while True:
-            if not self._socket.poll(wait * 1000):
+            if not self._socket.poll(int(wait * 1000)):
                 quiet = time.monotonic() - heard
                 if reach(self.path) == "down":
                     raise DaemonUnavailableError("The mlc-jitd daemon ended.", reason="gone")

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 from mlc_jit import messages as m
 from mlc_jit.errors import DaemonUnavailableError, JitError, ProtocolError, ToolchainNotFoundError
@@ -76,7 +76,7 @@ def _absolute_home() -> dict[str, str]:
     return env
 
 
-def _reply(stream: BinaryIO) -> m.Message | None:
+def _reply(stream: IO[bytes]) -> m.Message | None:
     header = _exactly(stream, 4)
     if header is None:
         return None
@@ -84,7 +84,7 @@ def _reply(stream: BinaryIO) -> m.Message | None:
     return None if payload is None else m.decode(payload, m.REPLIES, strict=False)
 
 
-def _exactly(stream: BinaryIO, size: int) -> bytes | None:
+def _exactly(stream: IO[bytes], size: int) -> bytes | None:
     parts = b""
     while len(parts) < size:
         chunk = stream.read(size - len(parts))

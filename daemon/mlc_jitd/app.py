@@ -18,6 +18,7 @@ from mlc_jitd.broker import Broker
 from mlc_jitd.config import Settings
 from mlc_jitd.door import Door
 from mlc_jitd.engine import Engine
+from mlc_jitd.gauge import Gauge
 from mlc_jitd.identity import Identifier
 from mlc_jitd.likeness import Likeness
 from mlc_jitd.schedule import capacity
@@ -108,7 +109,7 @@ def _engine(work: Work, places: Locations, settings: Settings) -> Engine:
         work,
         Broker(backoff=settings.backoff_seconds),
         queue,
-        capacity=capacity.read,
+        gauge=Gauge(capacity.read),
         likeness=likeness,
         places=places,
         drain_seconds=settings.drain_seconds,

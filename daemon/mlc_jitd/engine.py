@@ -23,7 +23,8 @@ from mlc_jit.errors import CompileError, CompileOutOfMemoryError, JitError, Requ
 from mlc_jitd import broker as b
 from mlc_jitd.answers import Answers, result
 from mlc_jitd.build import StopSignal
-from mlc_jitd.schedule.jobs import Accepted, Demand, Grant
+from mlc_jitd.reports import cannot, error_of, internal, place, row, trouble_of
+from mlc_jitd.schedule.jobs import Accepted, Demand
 from mlc_jitd.store import Entry, Found
 from mlc_jitd.work import TOOLCHAIN_CHANGED, Built, LookUp, Order, Work
 
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlc_jit.locations import Locations
+    from mlc_jitd.gauge import Gauge
     from mlc_jitd.identity import Identity
     from mlc_jitd.likeness import Likeness
-    from mlc_jitd.schedule.host import Capacity
+    from mlc_jitd.schedule.jobs import Grant
     from mlc_jitd.schedule.queue import Queue
     from mlc_jitd.server import Peer
     from mlc_jitd.toolchains.base import Stage
@@ -88,7 +90,7 @@ class Engine:
         work: Looks up and compiles.
         broker: Decides.
         jobs: Orders and admits.
-        capacity: Reads what the host has, now.
+        gauge: What the host has.
         likeness: Remembers what compiles took.
         places: For the greeting and the status.
         drain_seconds: How long running jobs may go on once the daemon drains.
@@ -100,7 +102,7 @@ class Engine:
         broker: b.Broker,
         jobs: Queue,
         *,
-        capacity: Callable[[], Capacity],
+        gauge: Gauge,
         likeness: Likeness,
         places: Locations,
         drain_seconds: float,
@@ -108,7 +110,7 @@ class Engine:
         self._work = work
         self._broker = broker
         self._queue = jobs
-        self._capacity = capacity
+        self._gauge = gauge
         self._likeness = likeness
         self._places = places
         self._drain_seconds = drain_seconds
@@ -197,7 +199,7 @@ class Engine:
                 self._post(self._refused, asker, error)
             except Exception as error:
                 logger.exception("a look-up failed")
-                self._post(self._refused, asker, _internal(error))
+                self._post(self._refused, asker, internal(error))
             else:
                 self._post(self._looked_up, asker, found)
 
@@ -286,7 +288,7 @@ class Engine:
             self._post(self._failed, key, error)
         except Exception as error:
             logger.exception("a compile could not be carried out")
-            self._post(self._failed, key, _internal(error))
+            self._post(self._failed, key, internal(error))
         else:
             self._post(self._built, key, built)
 
@@ -320,7 +322,7 @@ class Engine:
         if error.reason == TOOLCHAIN_CHANGED:
             self._ask_again(key, error)
         remember = isinstance(error, CompileError) and error.reason != TOOLCHAIN_CHANGED
-        self._do(self._broker.failed(key, _trouble(error), now=now, remember=remember))
+        self._do(self._broker.failed(key, trouble_of(error), now=now, remember=remember))
         self._ended(key)
 
     def _ask_again(self, key: str, error: JitError) -> None:
@@ -348,21 +350,20 @@ class Engine:
         snapshot = self._queue.snapshot(now)
         if not snapshot.waiting:
             return
-        admission = self._queue.admit(self._capacity(), now)
+        admission = self._queue.admit(self._gauge.now(), now)
         for refused in admission.refused:
-            self._do(self._broker.failed(refused.job, b.Trouble("busy", _sentence(refused.message)), now=now))
+            self._do(self._broker.failed(refused.job, cannot(refused), now=now, remember=False))
             self._forget(refused.job)
         for grant in admission.granted:
             self._start(grant)
         for waiting in self._queue.snapshot(now).waiting:
-            place = f"position {waiting.position}"
-            if waiting.estimate is not None:
-                place += f", starts in about {waiting.estimate:.0f} s"
-            self._do(self._broker.advanced(waiting.demand.job, b.Step("queued", place)))
+            self._do(self._broker.advanced(waiting.demand.job, b.Step("queued", place(waiting))))
 
     def _start(self, grant: Grant) -> None:
         state = self._jobs[grant.job]
         state.grant = grant
+        if grant.short:
+            logger.warning("%s starts although the host lacks %s for it", grant.job[:12], " and ".join(grant.short))
         self._broker.started(grant.job)
         state.thread = threading.Thread(
             target=self._run, args=(grant.job, grant), name=f"job-{grant.job[:8]}", daemon=True
@@ -391,7 +392,7 @@ class Engine:
                 case b.Deliver():
                     self._deliver(each, identity)
                 case b.Refuse():
-                    self._fail(each.asker, _error(each.trouble, each.key))
+                    self._fail(each.asker, error_of(each.trouble, each.key))
                 case b.Tell():
                     self._tell(each)
                 case b.Enqueue():
@@ -444,12 +445,13 @@ class Engine:
 
     def _enqueue(self, instruction: b.Enqueue) -> None:
         demand = self._demand(instruction.key, interactive=instruction.interactive)
-        answer = self._queue.submit(demand, self._capacity())
+        answer = self._queue.submit(demand, self._gauge.now())
         if isinstance(answer, Accepted):
             self._admit()
             return
-        trouble = b.Trouble("busy", _sentence(answer.message), "Ask again later.", answer.reason)
+        trouble = cannot(answer)
         self._do(self._broker.failed(instruction.key, trouble, now=time.monotonic(), remember=False))
+        self._forget(instruction.key)
 
     # --- seeing -----------------------------------------------------------------------------------------------------
 
@@ -507,9 +509,7 @@ class Engine:
 
     def _list(self, peer: Peer, id_: int) -> None:
         def task() -> None:
-            rows = [
-                _row(self._work.store.layout.library / each.artifact, each) for each in self._work.store.manifests()
-            ]
+            rows = [row(self._work.store.layout.library / each.artifact, each) for each in self._work.store.manifests()]
             rows.sort(key=lambda row: -row.created)
             for start in range(0, max(1, len(rows)), LISTING_CHUNK):
                 chunk = tuple(rows[start : start + LISTING_CHUNK])
@@ -554,50 +554,6 @@ class Engine:
 
     def _server_counters(self) -> Counter[str]:
         return Counter() if self._replies is None else self._replies.counters
-
-
-def _row(path: Any, manifest: Any) -> m.EntryReport:
-    return m.EntryReport(
-        key=manifest.key,
-        path=str(path),
-        size=manifest.size,
-        created=manifest.created,
-        seconds=manifest.compile.seconds,
-        model=manifest.model.path,
-        device=manifest.device,
-        toolchain=" ".join(
-            [manifest.toolchain.name, *(f"{name} {version}" for name, version in manifest.toolchain.versions.items())]
-        ),
-        degraded=manifest.degraded,
-    )
-
-
-def _trouble(error: JitError) -> b.Trouble:
-    return b.Trouble(error.kind, error.message, error.remedy, error.reason, error.log_path, error.log_tail)
-
-
-def _error(trouble: b.Trouble, key: str) -> JitError:
-    return m.Failure(
-        kind=trouble.kind,
-        message=trouble.message,
-        remedy=trouble.remedy,
-        reason=trouble.reason,
-        key=key,
-        log_path=trouble.log_path,
-        log_tail=trouble.log_tail,
-    ).error()
-
-
-def _internal(error: Exception) -> JitError:
-    return JitError(
-        f"The daemon failed: {type(error).__name__}: {error}",
-        remedy="Its log has the details (`mlc-jit status` names it); please report this.",
-        reason="internal",
-    )
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
 
 
 def _logged(task: Callable[[], None]) -> None:

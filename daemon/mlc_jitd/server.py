@@ -134,7 +134,7 @@ class Server:
                 next_tick = now + 1.0
                 self._tick()
             due = min(next_beat if self._waiting else now + 60.0, next_tick if self._tick else now + 60.0)
-            ready = dict(poller.poll(max(0.0, due - time.monotonic()) * 1000 + 1))
+            ready = dict(poller.poll(int(max(0.0, due - time.monotonic()) * 1000) + 1))
             if self._wake_r.fileno() in ready:
                 with contextlib.suppress(BlockingIOError):
                     self._wake_r.recv(4096)
@@ -236,7 +236,7 @@ def _peer(identity: bytes, frame: zmq.Frame) -> Peer:
     """The peer by its frame: ``localhost:UID:GID:PID``, from SO_PEERCRED (seen with libzmq 4.3.5)."""
     address = frame.get("Peer-Address")
     try:
-        _, uid, gid, pid = address.split(":")
+        _, uid, gid, pid = str(address).split(":")
         return Peer(identity, int(uid), int(gid), int(pid or 0))
     except ValueError:
         return Peer(identity, -1, -1, 0)

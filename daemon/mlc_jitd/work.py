@@ -104,8 +104,8 @@ class Work:
         identifier: Request to key.
         store: The cache.
         toolchain: The host side of a toolchain, by its name.
-        total: Seconds that one compile may take.
-        silence: Seconds that a compiler may be silent.
+        total: Seconds that one compile may take; 0 for no limit.
+        silence: Seconds that a compiler may be silent; 0 for no limit.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class Work:
         store: Store,
         toolchain: Callable[[str], Toolchain],
         *,
-        total: float = Limits.total or 0.0,
-        silence: float = Limits.silence or 0.0,
+        total: float,
+        silence: float,
     ) -> None:
         self.identifier = identifier
         self.store = store

@@ -1,0 +1,86 @@
+"""What the engine's facts look like to people and callers: rows, places in the queue, troubles and errors. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlc_jit import messages as m
+from mlc_jit.errors import JitError
+from mlc_jitd import broker as b
+from mlc_jitd.schedule.jobs import Busy, Refused, Waiting
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlc_jitd.store import Manifest
+
+
+def row(path: Path, manifest: Manifest) -> m.EntryReport:
+    """One entry of the listing."""
+    return m.EntryReport(
+        key=manifest.key,
+        path=str(path),
+        size=manifest.size,
+        created=manifest.created,
+        seconds=manifest.compile.seconds,
+        model=manifest.model.path,
+        device=manifest.device,
+        toolchain=" ".join(
+            [manifest.toolchain.name, *(f"{name} {version}" for name, version in manifest.toolchain.versions.items())]
+        ),
+        degraded=manifest.degraded,
+    )
+
+
+def cannot(answer: Busy | Refused) -> b.Trouble:
+    """Why the queue did not take a job, or gave it up."""
+    sentence = answer.message[:1].upper() + answer.message[1:] + "."
+    remedy = (
+        "Ask again later." if isinstance(answer, Busy) else "Compile it on a larger host, or raise this one's limits."
+    )
+    return b.Trouble("busy", sentence, remedy, answer.reason)
+
+
+_BLOCKED = {
+    "memory": "waits for memory",
+    "unknown": "waits for a compile of unknown need to end",
+    "gpu": "waits for a GPU",
+    "exclusive": "waits to be alone",
+}
+
+
+def place(waiting: Waiting) -> str:
+    """A queued job's place, for those who wait for it."""
+    place = f"position {waiting.position}"
+    if waiting.blocked in _BLOCKED:
+        place += f", {_BLOCKED[waiting.blocked]}"
+    if waiting.estimate is not None:
+        place += f", starts in about {waiting.estimate:.0f} s"
+    return place
+
+
+def trouble_of(error: JitError) -> b.Trouble:
+    """An error in the broker's terms."""
+    return b.Trouble(error.kind, error.message, error.remedy, error.reason, error.log_path, error.log_tail)
+
+
+def error_of(trouble: b.Trouble, key: str) -> JitError:
+    """The broker's refusal as the error that the caller meets."""
+    return m.Failure(
+        kind=trouble.kind,
+        message=trouble.message,
+        remedy=trouble.remedy,
+        reason=trouble.reason,
+        key=key,
+        log_path=trouble.log_path,
+        log_tail=trouble.log_tail,
+    ).error()
+
+
+def internal(error: Exception) -> JitError:
+    """A fault of ours, for the caller; the log has the rest."""
+    return JitError(
+        f"The daemon failed: {type(error).__name__}: {error}",
+        remedy="Its log has the details (`mlc-jit status` names it); please report this.",
+        reason="internal",
+    )
