@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -195,22 +195,23 @@ def test_many_threads_hash_an_entry_once(store: Store) -> None:
     assert fresh.counters()["hashed"] == 1
 
 
-def test_a_switch_between_manifest_and_artifact_is_looked_at_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_switch_between_the_two_files_is_looked_at_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, writable: bool
 ) -> None:
     entry = publish(store, b"old")
     reader = Store(store.layout.home)
-    reader.open()
+    reader.open(writable=writable)
     finder = reader._finder
     real = finder._artifact
     turns = []
 
-    def switch(*args: object) -> object:
+    def switch(*args: Any) -> object:
         if not turns:
             publish(store, b"new")
             Path(entry.path).unlink()  # as a collector would
         turns.append(1)
-        return real(*args)  # type: ignore[arg-type]
+        return real(*args)
 
     monkeypatch.setattr(finder, "_artifact", switch)
     found = reader.find(KEY)
@@ -218,3 +219,25 @@ def test_a_switch_between_manifest_and_artifact_is_looked_at_again(
     assert Path(found.entry.path).read_bytes() == b"new"
     assert "quarantined" not in reader.counters()
     assert len(turns) == 2
+
+
+def test_an_entry_made_anew_between_the_verdict_and_the_move_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(publish(store, b"old").path).unlink()
+    reader = Store(store.layout.home)
+    reader.open()
+    turns = []
+
+    def just_before_the_move() -> bool:
+        if not turns:
+            publish(store, b"new")
+        turns.append(1)
+        return True
+
+    monkeypatch.setattr(reader._finder, "_writable", just_before_the_move)
+    found = reader.find(KEY)
+    assert isinstance(found, Found)
+    assert Path(found.entry.path).read_bytes() == b"new"
+    assert turns == [1]
+    assert list(store.layout.quarantine.iterdir()) == []
