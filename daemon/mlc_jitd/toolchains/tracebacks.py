@@ -15,7 +15,8 @@ _EXCEPTION = re.compile(
 )
 _FRAME = re.compile(r'^\s*File "(?P<file>.+)", line (?P<line>\d+)')
 _FATAL = re.compile(r"^(Fatal Python error: .*|terminate called after throwing .*|LLVM ERROR: .*|what\(\):\s+.*)$")
-_SEGFAULT = re.compile(r"^!!!!!!! (TVM|Segfault).*", re.IGNORECASE)
+_SEGFAULT = re.compile(r"^!+ ?Segfault encountered", re.IGNORECASE)
+_NATIVE_FRAME = re.compile(r'^File "[^"]*", line \d+, in (?P<function>(?:\w+::)+\w+)')
 _MARKS = re.compile(r"^[\s^~]+$")
 _USAGE = re.compile(r"^-+ Error -+$")
 _TOOL = re.compile(
@@ -80,7 +81,15 @@ def _with_tool(sentence: str, after: list[str]) -> str:
 
 
 def _fatal(lines: list[str]) -> str | None:
-    return next((shortened(line) for line in reversed(lines) if _FATAL.match(line) or _SEGFAULT.match(line)), None)
+    """What a crash leaves: the run-time's last words, or the innermost function of TVM's native backtrace."""
+    for index in range(len(lines) - 1, -1, -1):
+        if _FATAL.match(lines[index]):
+            return shortened(lines[index])
+        if _SEGFAULT.match(lines[index]):
+            frames = (found["function"] for line in lines[index + 1 :] if (found := _NATIVE_FRAME.match(line)))
+            where = next(frames, "")
+            return "the compiler crashed (segmentation fault)" + (f" in {where}" if where else "")
+    return None
 
 
 def _tool(lines: list[str]) -> str | None:

@@ -1,0 +1,276 @@
+"""The toolchain's fingerprint: the build counts, the place does not; and what proves that it still holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import venv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mlc_jit.errors import ToolchainNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from mlc_jit.messages import JitRequest
+    from mlc_jitd.identity import Identifier
+
+
+@pytest.fixture
+def checkout(double: ModuleType, tmp_path: Path) -> Path:
+    return double.install(tmp_path / "checkout")
+
+
+@pytest.fixture
+def at(ask: Callable[..., JitRequest]) -> Callable[[Path], JitRequest]:
+    def make(place: Path) -> JitRequest:
+        return ask(env={"PYTHONPATH": str(place)})
+
+    return make
+
+
+def dist_info(site: Path, name: str, version: str, package: str, digest: str = "abc") -> Path:
+    folder = site / f"{name}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    (folder / "RECORD").write_text(
+        f"{package}/__init__.py,sha256={digest},1\n{name}-{version}.dist-info/INSTALLER,sha256=pip,4\n"
+        f"{package}/__pycache__/__init__.cpython-311.pyc,,\n"
+    )
+    return folder
+
+
+def test_two_copies_of_one_build_are_one_toolchain(
+    identifier: Identifier, double: ModuleType, at: Callable[[Path], JitRequest], tmp_path: Path
+) -> None:
+    places = [double.install(tmp_path / name) for name in ("one", "another")]
+    one, other = (identifier.identify(at(place)) for place in places)
+    assert one.key == other.key
+    assert one.toolchain.fingerprint == other.toolchain.fingerprint
+
+
+def test_a_version_bump_is_another_key_and_back_is_the_old_one(
+    identifier: Identifier, at: Callable[[Path], JitRequest], checkout: Path
+) -> None:
+    first = dist_info(checkout, "mlc_llm", "1.0", "mlc_llm")
+    old = identifier.identify(at(checkout))
+    first.rename(checkout / "mlc_llm-1.1.dist-info")
+    assert not identifier.recheck(old)
+    new = identifier.identify(at(checkout))
+    assert dict(new.toolchain.versions)["mlc_llm"] == "1.1"
+    (checkout / "mlc_llm-1.1.dist-info").rename(first)
+    back = identifier.identify(at(checkout))
+    assert new.key != old.key == back.key
+
+
+def test_the_installer_does_not_count_but_what_it_installed_does(
+    identifier: Identifier, double: ModuleType, at: Callable[[Path], JitRequest], tmp_path: Path
+) -> None:
+    by_pip, by_uv, other = (double.install(tmp_path / name) for name in ("pip", "uv", "other"))
+    dist_info(by_pip, "mlc_llm", "1.0", "mlc_llm")
+    record = dist_info(by_uv, "mlc_llm", "1.0", "mlc_llm") / "RECORD"
+    record.write_text(record.read_text().replace("sha256=pip", "sha256=uv").replace("cpython-311", "cpython-312"))
+    dist_info(other, "mlc_llm", "1.0", "mlc_llm", digest="xyz")
+    keys = [identifier.identify(at(place)).key for place in (by_pip, by_uv, other)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_an_edit_in_a_checkout_is_seen_at_once_and_undone_is_the_old_key(
+    identifier: Identifier, at: Callable[[Path], JitRequest], checkout: Path
+) -> None:
+    source = checkout / "mlc_llm" / "interface" / "compiler_flags.py"
+    before = source.read_text()
+    old = identifier.identify(at(checkout))
+    assert identifier.recheck(old)
+    source.write_text(before + "\nX = 1\n")
+    assert not identifier.recheck(old)
+    new = identifier.identify(at(checkout))
+    assert new.key != old.key
+    assert identifier.recheck(new)
+    source.write_text(before)
+    assert identifier.identify(at(checkout)).key == old.key
+
+
+@pytest.mark.parametrize("change", ["new file", "deleted", "renamed", "native", "new folder"])
+def test_every_kind_of_change_in_a_checkout_is_seen(
+    identifier: Identifier, at: Callable[[Path], JitRequest], checkout: Path, change: str
+) -> None:
+    package = checkout / "mlc_llm"
+    old = identifier.identify(at(checkout))
+    if change == "new file":
+        (package / "interface" / "new.py").write_text("")
+    elif change == "deleted":
+        (package / "interface" / "compiler_flags.py").unlink()
+    elif change == "renamed":
+        (package / "libinfo.py").rename(package / "info.py")
+    elif change == "native":
+        (package / "libextra.so").write_bytes(b"not really")
+    else:
+        (package / "more").mkdir()
+        (package / "more" / "__init__.py").write_text("")
+    assert not identifier.recheck(old)
+
+
+@pytest.mark.parametrize("name", ["__pycache__/x.pyc", "notes.txt", "interface/__pycache__/y.pyc"])
+def test_what_is_no_source_disproves_nothing(
+    identifier: Identifier, at: Callable[[Path], JitRequest], checkout: Path, name: str
+) -> None:
+    old = identifier.identify(at(checkout))
+    path = checkout / "mlc_llm" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"bytecode")
+    (checkout / "a log of somebody").write_text("written beside the packages")
+    assert identifier.recheck(old)
+    assert identifier.recheck_thoroughly(old)
+
+
+def test_a_touched_file_keeps_its_key(identifier: Identifier, at: Callable[[Path], JitRequest], checkout: Path) -> None:
+    old = identifier.identify(at(checkout))
+    os.utime(checkout / "mlc_llm" / "__init__.py", (1, 1))
+    assert not identifier.recheck(old)
+    assert identifier.identify(at(checkout)).key == old.key
+
+
+def test_a_package_that_now_comes_first_is_seen(
+    identifier: Identifier, double: ModuleType, ask: Callable[..., JitRequest], checkout: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    request = ask(env={"PYTHONPATH": f"{first}:{checkout}"})
+    old = identifier.identify(request)
+    assert identifier.recheck(old)
+    double.install(first)
+    (first / "mlc_llm" / "libinfo.py").write_text('__version__ = "2"\n')
+    assert not identifier.recheck(old)
+    assert identifier.identify(request).key != old.key
+
+
+def test_a_start_up_module_that_may_patch_the_compiler_counts(
+    identifier: Identifier, at: Callable[[Path], JitRequest], checkout: Path
+) -> None:
+    old = identifier.identify(at(checkout))
+    (checkout / "sitecustomize.py").write_text("PATCH = 1\n")
+    assert not identifier.recheck(old)
+    patched = identifier.identify(at(checkout))
+    (checkout / "sitecustomize.py").write_text("PATCH = 2\n")
+    assert len({old.key, patched.key, identifier.identify(at(checkout)).key}) == 3
+
+
+def test_the_sources_of_an_installed_package_are_looked_at_too(
+    identifier: Identifier, at: Callable[[Path], JitRequest], checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dist_info(checkout, "mlc_llm", "1.0", "mlc_llm")
+    old = identifier.identify(at(checkout))
+    assert identifier.recheck(old)
+    with (checkout / "mlc_llm" / "interface" / "compiler_flags.py").open("a") as file:
+        file.write("# patched in place\n")
+    assert not identifier.recheck_thoroughly(old)
+    monkeypatch.setattr("mlc_jitd.identity.stamps.SOMETIMES_SECONDS", 0.0)
+    assert not identifier.recheck(old)
+    assert identifier.identify(at(checkout)).key != old.key
+
+
+def test_a_folder_named_mlc_llm_in_the_working_folder_does_not_count(
+    identifier: Identifier, ask: Callable[..., JitRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = identifier.identify(ask()).key
+    (tmp_path / "mlc_llm").mkdir()
+    (tmp_path / "mlc_llm" / "__init__.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    assert type(identifier)(tmp_path / "fresh").identify(ask()).key == key
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> str:
+    """An interpreter with no packages at all."""
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    return str(tmp_path / "venv" / "bin" / "python")
+
+
+def test_an_interpreter_without_a_compiler_says_what_to_install(
+    identifier: Identifier, ask: Callable[..., JitRequest], bare: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ToolchainNotFoundError, match="neither mlc_llm nor tvm") as caught:
+        identifier.identify(ask(python=bare, env={"PYTHONPATH": str(tmp_path)}))
+    assert "https://mlc.ai/wheels" in caught.value.remedy
+    assert bare in caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["placeholder", "namespace", "module"])
+def test_pypis_placeholder_is_no_mlc_llm(
+    identifier: Identifier, ask: Callable[..., JitRequest], bare: str, tmp_path: Path, kind: str
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    if kind == "placeholder":
+        (site / "mlc_llm").mkdir()
+        (site / "mlc_llm" / "__init__.py").write_text("")
+        dist_info(site, "mlc_llm", "0.1", "mlc_llm")
+    elif kind == "namespace":
+        (site / "mlc_llm" / "cli").mkdir(parents=True)
+    else:
+        (site / "mlc_llm.py").write_text("")
+    with pytest.raises(ToolchainNotFoundError) as caught:
+        identifier.identify(ask(python=bare, env={"PYTHONPATH": str(site)}))
+    assert ("empty `mlc-llm`" in str(caught.value)) == (kind == "placeholder")
+
+
+def test_auto_takes_tvm_where_there_is_no_mlc_llm(
+    identifier: Identifier, ask: Callable[..., JitRequest], bare: str, checkout: Path
+) -> None:
+    (checkout / "mlc_llm" / "cli" / "compile.py").unlink()
+    request = ask(python=bare, env={"PYTHONPATH": str(checkout)})
+    facts = identifier._toolchains.find(bare, "auto", request.environment)
+    assert facts.name == "tvm"
+    assert facts.value["own"]  # our own compiler's sources are part of it
+    with pytest.raises(ToolchainNotFoundError, match="placeholder"):
+        identifier._toolchains.find(bare, "mlc_llm", request.environment)
+
+
+def test_mlc_llm_without_a_tvm_is_not_enough(
+    identifier: Identifier, ask: Callable[..., JitRequest], bare: str, checkout: Path
+) -> None:
+    (checkout / "tvm").rename(checkout / "no_tvm")
+    with pytest.raises(ToolchainNotFoundError, match="no tvm that it could compile with"):
+        identifier.identify(ask(python=bare, env={"PYTHONPATH": str(checkout)}))
+
+
+def test_nothing_of_the_compiler_is_run_by_the_probe(
+    identifier: Identifier, ask: Callable[..., JitRequest], checkout: Path, tmp_path: Path
+) -> None:
+    for package in ("mlc_llm", "tvm"):
+        source = checkout / package / "__init__.py"
+        source.write_text(source.read_text() + f"\nopen({str(tmp_path / package)!r}, 'w').close()\n")
+    identifier._toolchains.find(sys.executable, "auto", ask(env={"PYTHONPATH": str(checkout)}).environment)
+    assert not (tmp_path / "mlc_llm").exists()
+    assert not (tmp_path / "tvm").exists()
+
+
+def test_a_replaced_library_is_another_toolchain(
+    identifier: Identifier, ask: Callable[..., JitRequest], checkout: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "libraries"
+    place.mkdir()
+    library = place / "libtvm_compiler.so"
+    library.write_bytes(b"one build")
+    request = ask(env={"PYTHONPATH": str(checkout), "TVM_LIBRARY_PATH": str(place)})
+    old = identifier.identify(request)
+    library.write_bytes(b"two build")
+    assert not identifier.recheck(old)
+    assert identifier.identify(request).key != old.key
+
+
+def test_the_probe_reads_gnu_build_ids() -> None:
+    from mlc_jitd.toolchains.inside import probe
+
+    library = next(iter(sorted(Path("/usr/lib").glob("**/libstdc++.so.6"))), None)
+    if sys.platform != "linux" or library is None:
+        pytest.skip("no ELF library at hand")
+    assert probe.build_id(str(library)).startswith("build-id:")
+    assert probe.build_id(json.__file__).startswith("sha256:")
+    assert probe.build_id("/nowhere") == "unreadable"
