@@ -2,14 +2,16 @@
 
     from mlc_jit import jit
 
-takes the place of ``from mlc_llm.interface.jit import jit``. Importing this costs little more than importing pyzmq and
-msgpack; a compiler is never imported here.
+takes the place of ``from mlc_llm.interface.jit import jit``. A compiler is never imported here; pyzmq, msgpack and
+what else a call needs come with the first look at a name that needs them, so that a program which only might compile
+starts as fast as before.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from mlc_jit._version import __version__
-from mlc_jit.api import JITResult, ajit, jit
 from mlc_jit.errors import (
     AccessRefusedError,
     BusyError,
@@ -36,7 +38,10 @@ from mlc_jit.errors import (
     StoreUnwritableError,
     ToolchainNotFoundError,
 )
-from mlc_jit.messages import Progress
+
+if TYPE_CHECKING:
+    from mlc_jit.api import JITResult, ajit, jit
+    from mlc_jit.messages import Progress
 
 __all__ = [
     "AccessRefusedError",
@@ -69,3 +74,19 @@ __all__ = [
     "ajit",
     "jit",
 ]
+
+_LATER = {"JITResult": "api", "Progress": "messages", "ajit": "api", "jit": "api"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415
+
+    value = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

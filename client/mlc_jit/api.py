@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 import logging
@@ -111,6 +110,8 @@ async def ajit(
 
     Not guaranteed: that cancelling the task ends the wait in that thread.
     """
+    import asyncio  # noqa: PLC0415 - as long to import as all the rest, and the caller has it already
+
     call = functools.partial(
         jit, model_path, overrides, device, system_lib_prefix, skip_log_jit_policy=skip_log_jit_policy
     )

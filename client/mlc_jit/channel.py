@@ -10,8 +10,6 @@ import contextlib
 import errno
 import itertools
 import os
-import socket
-import struct
 import sys
 import threading
 import time
@@ -23,6 +21,7 @@ from mlc_jit import messages as m
 from mlc_jit.errors import AccessRefusedError, DaemonUnavailableError, ProtocolError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -150,6 +149,8 @@ def reach(path: Path) -> Reach:
     Raises:
         AccessRefusedError: Somebody listens whom this user may not reach or should not trust.
     """
+    import socket  # noqa: PLC0415 - once for a connection, not for a hit
+
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.setblocking(False)
@@ -176,6 +177,9 @@ def _require_own(probe: socket.socket, path: Path) -> None:
     """The listener's uid as the kernel tells it; a socket that was named on purpose may be another's."""
     if os.environ.get("MLC_JITD_SOCKET") or not sys.platform.startswith("linux"):
         return
+    import socket  # noqa: PLC0415
+    import struct  # noqa: PLC0415
+
     with contextlib.suppress(OSError):
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         uid = struct.unpack("3i", credentials)[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import struct
-import subprocess
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -36,6 +35,8 @@ def once(request: m.JitRequest, on_progress: Callable[[m.Progress], None]) -> m.
         DaemonUnavailableError: That process could not be started or died without an answer.
         JitError: Its answer.
     """
+    import subprocess  # noqa: PLC0415 - not for a hit
+
     command = [sys.executable, "-P", "-m", "mlc_jitd", "once"]
     payload = m.encode(request)
     try:
