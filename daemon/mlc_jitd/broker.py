@@ -9,12 +9,15 @@ The life of a job::
     (none) ──Enqueue──► queued ──started──► running ──finished/failed──► (none)
                           │                    │
                           └─ last waiter left  └─ cancelled by name ──► cancelling ──failed──► (none)
+
+Whoever asks for a key while its job is ``cancelling`` waits for the next job of that key, which is enqueued when the
+cancelling one has ended: ``failed``, ``finished`` and ``requeued`` may therefore end with an ``Enqueue`` for their key.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 Asker = tuple[bytes, int]
 """A waiting request: the connection's identity and the request's id on it."""
@@ -72,11 +75,17 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """Put a job for the key into the queue; ``redo`` says that an existing entry is no answer."""
+    """Put a new job for the key into the queue. The key's job before it, if there was one, has ended.
+
+    Attributes:
+        redo: An entry that exists is no answer. A ``REDO`` that joins while the job is queued sets ``Job.redo`` too.
+        asker: Who caused the job; it waits for it.
+    """
 
     key: str
     interactive: bool
     redo: bool
+    asker: Asker
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,15 @@ class Job:
     """Who waits, and whether it is the one that caused the job (its source is ``compiled``, the others' ``joined``)."""
     step: Step | None = None
 
+    def lead(self) -> Asker:
+        """Who caused the job, or the first of those who still wait if that one left before it was enqueued."""
+        for asker, leads in self.waiters.items():
+            if leads:
+                return asker
+        asker = next(iter(self.waiters))
+        self.waiters[asker] = True
+        return asker
+
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
@@ -144,6 +162,8 @@ class Broker:
         self.backoff = backoff
         self.draining = False
         self.jobs: dict[str, Job] = {}
+        self._next: dict[str, Job] = {}
+        """By key: what is to be enqueued when the job that is being cancelled has ended."""
         self._failures: dict[str, _Failed] = {}
         self._waits: dict[Asker, str] = {}
         self.story: list[tuple[str, str]] = []
@@ -173,6 +193,7 @@ class Broker:
             now: Monotonic seconds.
             interactive: Whether somebody waits at a screen or a serving process waits to start.
         """
+        assert asker not in self._waits, "an asker waits for one thing at a time"
         if policy == "OFF":
             return [Refuse(asker, disabled(), key)]
         if hit and policy != "REDO":
@@ -181,26 +202,31 @@ class Broker:
             return [Refuse(asker, not_cached(reason), key)]
         job = self.jobs.get(key)
         if job is not None and job.state in LIVE:
-            return self._join(job, asker, interactive=interactive)
+            return self._join(job, asker, redo=policy == "REDO", interactive=interactive)
         if self.draining:
             return [Refuse(asker, draining(), key)]
+        redo = policy == "REDO"
+        why = "redo" if redo and hit else reason
         if job is not None:
-            return [Refuse(asker, being_cancelled(), key)]
+            return self._queue_behind(job, asker, redo=redo, reason=why, interactive=interactive, now=now)
         failed = self._failures.get(key)
         if failed is not None and policy == "ON" and now < failed.until:
             return [Refuse(asker, _remembered(failed.trouble, failed.until - now), key)]
         self._failures.pop(key, None)
-        redo = policy == "REDO"
-        why = "redo" if redo and hit else reason
-        job = self.jobs[key] = Job(key, "queued", redo, why, interactive, now)
+        job = Job(key, "queued", redo, why, interactive, now)
         self._wait(job, asker, leads=True)
-        self._tell("queued", key)
-        return [Enqueue(key, interactive, redo)]
+        return self._enqueue(job)
 
     def left(self, asker: Asker, *, cancel: bool = False) -> list[Instruction]:
         """An asker no longer waits: it said so, or its connection is gone. An unknown asker is nothing to do."""
         key = self._waits.pop(asker, None)
         if key is None:
+            return []
+        following = self._next.get(key)
+        if following is not None and asker in following.waiters:
+            del following.waiters[asker]
+            if not following.waiters:
+                del self._next[key]
             return []
         job = self.jobs[key]
         del job.waiters[asker]
@@ -214,10 +240,12 @@ class Broker:
         return []
 
     def cancelled(self, key: str) -> list[Instruction]:
-        """Somebody asked by name that the job of the key ends."""
+        """Somebody asked by name that the job of the key ends, and the one that would follow it."""
         job = self.jobs.get(key)
-        if job is None or job.state == "cancelling":
+        if job is None:
             return []
+        if job.state == "cancelling":
+            return self._refuse_next(key, cancelled())
         if job.state == "queued":
             out: list[Instruction] = [Withdraw(key)]
             out += self._refuse_all(job, cancelled())
@@ -235,12 +263,15 @@ class Broker:
     def requeued(self, key: str, step: Step) -> list[Instruction]:
         """The job waits again: its first try ran out of memory, and the second gets the host for itself."""
         job = self.jobs[key]
-        if job.state == "running" and job.waiters:
+        assert job.state in ("running", "cancelling"), job.state
+        if job.state == "running" and job.waiters and not self.draining:
             job.state = "queued"
             self._tell("requeued", key)
             return self.advanced(key, step)
+        out: list[Instruction] = [Withdraw(key)]
+        out += self._refuse_all(job, cancelled() if job.state == "cancelling" else draining())
         self._end(key, "dropped")
-        return [Withdraw(key)]
+        return out + self._follow(key)
 
     def advanced(self, key: str, step: Step) -> list[Instruction]:
         """The job's own progress, or its place in the queue."""
@@ -260,6 +291,12 @@ class Broker:
             del self._waits[asker]
         job.waiters.clear()
         self._end(key, "finished")
+        # The job was faster than its cancellation: what it made is as new as what the next one would make.
+        following = self._next.pop(key, None)
+        if following is not None:
+            for asker in following.waiters:
+                out.append(Deliver(asker, key, "joined", following.reason))
+                del self._waits[asker]
         return out
 
     def failed(self, key: str, trouble: Trouble, *, now: float, remember: bool = True) -> list[Instruction]:
@@ -270,7 +307,7 @@ class Broker:
             self._failures[key] = _Failed(trouble, now + self.backoff)
         self._forget_old_failures(now)
         self._end(key, "failed")
-        return out
+        return out + self._follow(key)
 
     def drain(self) -> list[Instruction]:
         """No new jobs from now on; queued ones are handed back to their askers, running ones go on."""
@@ -280,12 +317,14 @@ class Broker:
             out.append(Withdraw(job.key))
             out += self._refuse_all(job, draining())
             self._end(job.key, "drained")
+        for key in list(self._next):
+            out += self._refuse_next(key, draining())
         return out
 
     # --- questions --------------------------------------------------------------------------------------------------
 
     def waiters(self, key: str) -> list[Asker]:
-        """Who waits for the job of the key, in the order in which they came."""
+        """Who waits for the job of the key, in the order in which they came; not who waits for the one after it."""
         job = self.jobs.get(key)
         return [] if job is None else list(job.waiters)
 
@@ -299,26 +338,62 @@ class Broker:
             assert job.key == key
             assert job.waiters or job.state != "queued", "a queued job nobody waits for"
             assert sum(job.waiters.values()) <= 1, "two leaders"
+            assert job.state in get_args(JobState), job.state
+        for key, job in self._next.items():
+            assert job.key == key
+            assert job.waiters, "a next job nobody waits for"
+            assert self.jobs[key].state == "cancelling", "a next job without one that is being cancelled"
+            assert not self.draining, "a next job in a daemon that starts none"
+        every = [*self.jobs.values(), *self._next.values()]
+        for job in every:
             for asker in job.waiters:
-                assert self._waits.get(asker) == key, "a waiter the index does not know"
-        waiting = sum(len(job.waiters) for job in self.jobs.values())
+                assert self._waits.get(asker) == job.key, "a waiter the index does not know"
+        waiting = sum(len(job.waiters) for job in every)
         assert waiting == len(self._waits), "an index entry without a waiter"
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _join(self, job: Job, asker: Asker, *, interactive: bool) -> list[Instruction]:
+    def _enqueue(self, job: Job) -> list[Instruction]:
+        assert job.key not in self.jobs, "one job per key"
+        self.jobs[job.key] = job
+        self._tell("queued", job.key)
+        return [Enqueue(job.key, job.interactive, job.redo, job.lead())]
+
+    def _queue_behind(
+        self, job: Job, asker: Asker, *, redo: bool, reason: str, interactive: bool, now: float
+    ) -> list[Instruction]:
+        """Wait for the job after the one that is being cancelled."""
+        following = self._next.get(job.key)
+        if following is not None:
+            return self._join(following, asker, redo=redo, interactive=interactive)
+        following = self._next[job.key] = Job(job.key, "queued", redo, reason, interactive, now)
+        following.step = Step("queued", "behind a compile of this configuration that is being cancelled")
+        self._wait(following, asker, leads=True)
+        return [Tell((asker,), job.key, following.step)]
+
+    def _follow(self, key: str) -> list[Instruction]:
+        """Enqueue what waited for the key's cancelled job to end."""
+        following = self._next.pop(key, None)
+        return [] if following is None else self._enqueue(following)
+
+    def _refuse_next(self, key: str, trouble: Trouble) -> list[Instruction]:
+        following = self._next.pop(key, None)
+        return [] if following is None else self._refuse_all(following, trouble)
+
+    def _join(self, job: Job, asker: Asker, *, redo: bool, interactive: bool) -> list[Instruction]:
         self._wait(job, asker, leads=False)
         out: list[Instruction] = []
+        if redo and job.state == "queued":
+            job.redo = True
         if interactive and not job.interactive:
             job.interactive = True
-            if job.state == "queued":
+            if job.state == "queued" and self.jobs.get(job.key) is job:
                 out.append(Promote(job.key))
         if job.step is not None:
             out.append(Tell((asker,), job.key, job.step))
         return out
 
     def _wait(self, job: Job, asker: Asker, *, leads: bool) -> None:
-        assert asker not in self._waits, "an asker waits for one thing at a time"
         self._waits[asker] = job.key
         job.waiters[asker] = leads
 
@@ -380,11 +455,6 @@ def draining() -> Trouble:
 def cancelled() -> Trouble:
     """Cancelled while queued."""
     return Trouble("compile-cancelled", "The compile was cancelled before it started.", "Ask again to compile it.")
-
-
-def being_cancelled() -> Trouble:
-    """A job of the same key is just being ended."""
-    return Trouble("compile-cancelled", "A compile of this configuration is being cancelled.", "Ask again in a moment.")
 
 
 def _remembered(trouble: Trouble, left: float) -> Trouble:

@@ -20,7 +20,7 @@ ALL = [cls for cls in _tree(JitError) if cls.__module__ == "mlc_jit.errors"]
 OTHERS = [m.UnknownVerbError, m.InvalidMessageError]
 
 
-def test_the_docstring_draws_the_tree_as_it_is():
+def test_the_docstring_draws_the_tree_as_it_is() -> None:
     drawn: dict[str, tuple[str, str]] = {}
     above: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -38,19 +38,19 @@ def test_the_docstring_draws_the_tree_as_it_is():
         assert kind in ("", cls.kind)
 
 
-def test_a_builtin_base_is_drawn_beside_the_class():
+def test_a_builtin_base_is_drawn_beside_the_class() -> None:
     for cls in ALL:
         for base in cls.__bases__:
             if not issubclass(base, JitError):
                 assert f"{cls.__name__}({base.__name__})" in (errors.__doc__ or "")
 
 
-def test_all_names_the_tree_and_the_look_up_in_order():
+def test_all_names_the_tree_and_the_look_up_in_order() -> None:
     assert errors.__all__ == sorted(errors.__all__)
     assert set(errors.__all__) == {cls.__name__ for cls in ALL} | {"error_class"}
 
 
-def test_kinds_are_unique_and_lead_back_to_their_class():
+def test_kinds_are_unique_and_lead_back_to_their_class() -> None:
     assert len({cls.kind for cls in ALL}) == len(ALL)
     for cls in ALL:
         assert "kind" in vars(cls), f"{cls.__name__} would travel as its parent"
@@ -58,14 +58,14 @@ def test_kinds_are_unique_and_lead_back_to_their_class():
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", cls.kind)
 
 
-def test_an_unknown_kind_is_a_plain_error():
+def test_an_unknown_kind_is_a_plain_error() -> None:
     assert error_class("invented-later") is JitError
     assert error_class("") is JitError
 
 
 @pytest.mark.parametrize("cls", [*ALL, *OTHERS])
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_every_error_pickles_with_all_its_facts(cls: type[JitError], protocol: int):
+def test_every_error_pickles_with_all_its_facts(cls: type[JitError], protocol: int) -> None:
     error = cls("What happened.", **FACTS)
     back = pickle.loads(pickle.dumps(error, protocol))
     assert type(back) is cls
@@ -73,7 +73,7 @@ def test_every_error_pickles_with_all_its_facts(cls: type[JitError], protocol: i
 
 
 @pytest.mark.parametrize("cls", [*ALL, *OTHERS])
-def test_every_error_is_a_runtime_error_with_its_sentence(cls: type[JitError]):
+def test_every_error_is_a_runtime_error_with_its_sentence(cls: type[JitError]) -> None:
     error = cls("What happened.")
     assert isinstance(error, RuntimeError)
     assert str(error) == "What happened."
@@ -81,11 +81,11 @@ def test_every_error_is_a_runtime_error_with_its_sentence(cls: type[JitError]):
     assert cls.__doc__
 
 
-def test_the_text_holds_the_remedy_and_where_the_log_is_but_not_the_log():
+def test_the_text_holds_the_remedy_and_where_the_log_is_but_not_the_log() -> None:
     assert str(JitError("What happened.", **FACTS)) == "What happened.\nDo this.\nCompiler log: /l.log"
 
 
-def test_builtin_bases():
+def test_builtin_bases() -> None:
     assert issubclass(errors.ConfigNotFoundError, FileNotFoundError)
     assert str(errors.ConfigNotFoundError("No config there.")) == "No config there."
     assert errors.ConfigNotFoundError("x").errno is None
@@ -97,7 +97,7 @@ def test_builtin_bases():
 
 
 @pytest.mark.parametrize("cls", ALL)
-def test_the_wire_carries_every_error(cls: type[JitError]):
+def test_the_wire_carries_every_error(cls: type[JitError]) -> None:
     error = cls("What happened.", **FACTS)
     back = m.decode(m.encode(m.Failure.of(error, id=1)), m.REPLIES, strict=True)
     assert isinstance(back, m.Failure)

@@ -1,7 +1,7 @@
 """The wire: bytes that never change, and bytes from strangers.
 
-``golden/protocol-1.json`` holds the bytes of every message of protocol 1, written once. A message that is new gets a new
-line there; a line that is there is never changed, or programs that are out there break.
+``golden/protocol-1.json`` holds the bytes of every message of protocol 1, written once. A message that is new gets a
+new line there; a line that is there is never changed, or programs that are out there break.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ VALUES: dict[str, m.Message] = {
         log_path="/l",
         draining=True,
         slots=2,
-        jobs=(m.JobReport(key="ab", state="running", model="/m", device="cpu", stage="s", elapsed=1.5, waiters=2, pid=3),),
+        jobs=(
+            m.JobReport(key="ab", state="running", model="/m", device="cpu", stage="s", elapsed=1.5, waiters=2, pid=3),
+        ),
         entries=3,
         bytes=1 << 40,
         counters={"hits": 5},
@@ -109,28 +111,28 @@ VALUES: dict[str, m.Message] = {
 # --- golden bytes ---------------------------------------------------------------------------------------------------
 
 
-def test_every_verb_has_golden_bytes():
+def test_every_verb_has_golden_bytes() -> None:
     assert {VALUES[name].verb for name in GOLDEN} == set(BOTH)
     assert set(VALUES) == set(GOLDEN), {name: m.encode(VALUES[name]).hex() for name in set(VALUES) - set(GOLDEN)}
 
 
-def test_the_protocol_number_and_verbs_are_those_of_the_golden_file():
+def test_the_protocol_number_and_verbs_are_those_of_the_golden_file() -> None:
     assert m.PROTOCOL == 1, "a new protocol gets a golden file of its own, and this one goes on to be read"
     assert not set(m.REQUESTS) & set(m.REPLIES)
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_the_bytes_are_what_they_always_were(name: str):
+def test_the_bytes_are_what_they_always_were(name: str) -> None:
     assert m.encode(VALUES[name]).hex() == GOLDEN[name]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden_bytes_are_understood(name: str):
+def test_golden_bytes_are_understood(name: str) -> None:
     assert m.decode(bytes.fromhex(GOLDEN[name]), BOTH, strict=True) == VALUES[name]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden_bytes_are_understood_without_checks_but_for_lists_and_nested_values(name: str):
+def test_golden_bytes_are_understood_without_checks_but_for_lists_and_nested_values(name: str) -> None:
     message = m.decode(memoryview(bytes.fromhex(GOLDEN[name])), BOTH, strict=False)
     assert type(message) is type(VALUES[name])
     for each in dataclasses.fields(message):
@@ -143,7 +145,7 @@ def test_golden_bytes_are_understood_without_checks_but_for_lists_and_nested_val
 
 @pytest.mark.parametrize("name", GOLDEN)
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_peer_that_lacks_a_newer_field_is_understood(name: str, strict: bool):
+def test_a_peer_that_lacks_a_newer_field_is_understood(name: str, strict: bool) -> None:
     fields = msgpack.unpackb(bytes.fromhex(GOLDEN[name]))
     for each in dataclasses.fields(VALUES[name]):
         if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
@@ -156,20 +158,20 @@ def test_a_peer_that_lacks_a_newer_field_is_understood(name: str, strict: bool):
 
 @pytest.mark.parametrize("name", GOLDEN)
 @pytest.mark.parametrize("strict", [True, False])
-def test_unknown_fields_are_ignored(name: str, strict: bool):
+def test_unknown_fields_are_ignored(name: str, strict: bool) -> None:
     fields = msgpack.unpackb(bytes.fromhex(GOLDEN[name]))
     plain = m.decode(msgpack.packb(fields), BOTH, strict=strict)
     assert m.decode(msgpack.packb({**fields, "invented_later": {"a": [1]}}), BOTH, strict=strict) == plain
 
 
-def test_unknown_fields_of_nested_values_are_ignored():
+def test_unknown_fields_of_nested_values_are_ignored() -> None:
     fields = msgpack.unpackb(bytes.fromhex(GOLDEN["status-is"]))
     fields["jobs"][0]["invented_later"] = 1
     assert m.decode(msgpack.packb(fields), m.REPLIES, strict=True) == VALUES["status-is"]
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_field_that_is_added_with_a_default_reads_old_bytes(strict: bool):
+def test_a_field_that_is_added_with_a_default_reads_old_bytes(strict: bool) -> None:
     @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
     class Newer(m.Progress):
         eta: float = 3.5
@@ -214,7 +216,7 @@ def _instances(cls: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("cls", BOTH.values(), ids=lambda cls: cls.__name__)
-def test_every_message_survives_the_journey(cls: type[m.Message]):
+def test_every_message_survives_the_journey(cls: type[m.Message]) -> None:
     @quick
     @given(_instances(cls))
     def check(message: m.Message):
@@ -231,14 +233,14 @@ def test_every_message_survives_the_journey(cls: type[m.Message]):
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_an_unknown_verb_can_be_answered(strict: bool):
+def test_an_unknown_verb_can_be_answered(strict: bool) -> None:
     with pytest.raises(m.UnknownVerbError) as caught:
         m.decode(msgpack.packb({"verb": "teleport" * 20, "id": 5}), m.REQUESTS, strict=strict)
     assert caught.value.id == 5
     assert caught.value.verb == ("teleport" * 20)[:40]
 
 
-def test_a_reply_is_no_request():
+def test_a_reply_is_no_request() -> None:
     with pytest.raises(m.UnknownVerbError):
         m.decode(m.encode(m.Heartbeat()), m.REQUESTS, strict=True)
 
@@ -259,7 +261,7 @@ def test_a_reply_is_no_request():
         {"system_lib_prefix": 5},
     ],
 )
-def test_a_field_of_the_wrong_type_is_refused_under_its_id(change: dict[str, Any]):
+def test_a_field_of_the_wrong_type_is_refused_under_its_id(change: dict[str, Any]) -> None:
     fields = msgpack.unpackb(bytes.fromhex(GOLDEN["jit"]))
     with pytest.raises(m.InvalidMessageError) as caught:
         m.decode(msgpack.packb({**fields, **change}), m.REQUESTS, strict=True)
@@ -268,7 +270,7 @@ def test_a_field_of_the_wrong_type_is_refused_under_its_id(change: dict[str, Any
 
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("name", ["config", "device", "python"])
-def test_a_missing_field_is_refused_under_its_id(name: str, strict: bool):
+def test_a_missing_field_is_refused_under_its_id(name: str, strict: bool) -> None:
     fields = msgpack.unpackb(bytes.fromhex(GOLDEN["jit"]))
     del fields[name]
     with pytest.raises(m.InvalidMessageError, match=name) as caught:
@@ -284,7 +286,7 @@ def test_a_missing_field_is_refused_under_its_id(name: str, strict: bool):
         {1: 2}, {"verb": b"hello"},
     ],
 )  # fmt: skip
-def test_a_broken_envelope_can_not_be_answered(value: Any):
+def test_a_broken_envelope_can_not_be_answered(value: Any) -> None:
     with pytest.raises(ProtocolError) as caught:
         m.decode(msgpack.packb(value), BOTH, strict=True)
     assert type(caught.value) is ProtocolError
@@ -310,12 +312,12 @@ def test_a_broken_envelope_can_not_be_answered(value: Any):
     ids=lambda payload: payload[:12].hex() or "empty",
 )
 @pytest.mark.parametrize("strict", [True, False])
-def test_no_bytes_hurt(payload: bytes, strict: bool):
+def test_no_bytes_hurt(payload: bytes, strict: bool) -> None:
     with pytest.raises(ProtocolError):
         m.decode(payload, BOTH, strict=strict)
 
 
-def test_a_map_beyond_all_measure_is_refused():
+def test_a_map_beyond_all_measure_is_refused() -> None:
     fields = msgpack.unpackb(bytes.fromhex(GOLDEN["jit"]))
     fields["environment"] = {str(n): "" for n in range(5000)}
     with pytest.raises(ProtocolError, match="not a msgpack message"):
@@ -333,13 +335,13 @@ def _judged(payload: bytes) -> None:
 
 @settings(quick, max_examples=300)
 @given(st.binary(max_size=200))
-def test_fuzz_random_bytes(payload: bytes):
+def test_fuzz_random_bytes(payload: bytes) -> None:
     _judged(payload)
 
 
 @settings(quick, max_examples=300)
 @given(st.sampled_from(sorted(GOLDEN)), st.data())
-def test_fuzz_changed_messages(name: str, data: st.DataObject):
+def test_fuzz_changed_messages(name: str, data: st.DataObject) -> None:
     payload = bytearray.fromhex(GOLDEN[name])
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(payload) - 1))
@@ -362,7 +364,7 @@ _names = sorted({each.name for cls in BOTH.values() for each in dataclasses.fiel
 
 @settings(quick, max_examples=300)
 @given(st.sampled_from(sorted(BOTH)), st.dictionaries(st.sampled_from(_names), _anything, max_size=8), _anything)
-def test_fuzz_values_of_every_type_in_every_field(verb: str, fields: dict[str, Any], other: Any):
+def test_fuzz_values_of_every_type_in_every_field(verb: str, fields: dict[str, Any], other: Any) -> None:
     _judged(msgpack.packb({"verb": verb, "id": 1, **fields}))
     _judged(msgpack.packb({**fields, "verb": verb}))
     _judged(msgpack.packb(other))
@@ -371,7 +373,7 @@ def test_fuzz_values_of_every_type_in_every_field(verb: str, fields: dict[str, A
 # --- errors on the wire ---------------------------------------------------------------------------------------------
 
 
-def test_an_error_survives_the_journey():
+def test_an_error_survives_the_journey() -> None:
     error = NotCachedError("none", remedy="Compile it.", reason="absent", key="ab", log_path="/l", log_tail="the end\n")
     failure = m.decode(m.encode(m.Failure.of(error, id=3)), m.REPLIES, strict=True)
     assert isinstance(failure, m.Failure)
@@ -379,12 +381,12 @@ def test_an_error_survives_the_journey():
     assert (type(back), failure.id, back.message, back.facts()) == (NotCachedError, 3, "none", error.facts())
 
 
-def test_an_error_kind_of_a_newer_daemon_is_a_plain_error():
+def test_an_error_kind_of_a_newer_daemon_is_a_plain_error() -> None:
     error = m.Failure(kind="invented-later", message="no").error()
     assert type(error) is JitError
 
 
-def test_a_log_tail_is_cut_to_what_may_travel_at_a_whole_character():
+def test_a_log_tail_is_cut_to_what_may_travel_at_a_whole_character() -> None:
     failure = m.Failure.of(CompileError("no", log_tail="é" * m.MAX_LOG_TAIL_BYTES + "x"), id=1)
     assert len(failure.log_tail.encode()) in (m.MAX_LOG_TAIL_BYTES, m.MAX_LOG_TAIL_BYTES - 1)
     assert failure.log_tail.endswith("éx")
