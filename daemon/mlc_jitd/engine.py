@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlc_jit import messages as m
@@ -59,13 +59,14 @@ class Replies(Protocol):
         """What the socket saw."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asking:
-    """A request that is on its way."""
+    """A request on its way; ``identity`` once it was looked up, ``again`` once the compiler changed under it."""
 
     peer: Peer
     request: m.JitRequest
     asked_at: float
+    identity: Identity | None = None
     again: bool = False
 
 
@@ -75,11 +76,8 @@ class JobState:
 
     identity: Identity
     asking: Asking
-    redo: bool
-    stop: StopSignal
     submitted: float
-    grant: Grant | None = None
-    thread: threading.Thread | None = None
+    stop: StopSignal = field(default_factory=StopSignal)
     retried: bool = False
 
 
@@ -220,8 +218,7 @@ class Engine:
         else:
             self.counters[f"misses_{reason}"] += 1
             logger.info("miss (%s) %s for %s: %s", reason, key[:12], request.model_path, found.answer.detail)
-        if key not in self._jobs:
-            self._jobs[key] = JobState(found.identity, asking, request.policy == "REDO", StopSignal(), time.monotonic())
+        asking.identity = found.identity
         instructions = self._broker.asked(
             asker,
             key=key,
@@ -231,7 +228,7 @@ class Engine:
             now=time.monotonic(),
             interactive=not request.prewarm,
         )
-        self._do(instructions, identity=found.identity)
+        self._do(instructions)
         self._forget(key)
 
     def _refused(self, asker: b.Asker, error: JitError) -> None:
@@ -264,15 +261,14 @@ class Engine:
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 
-    def _run(self, key: str, grant: Grant) -> None:
+    def _run(self, key: str, state: JobState, grant: Grant, redo: bool) -> None:
         """One job, in a thread of its own."""
-        state = self._jobs[key]
         request = state.asking.request
         order = Order(
             identity=state.identity,
             model_path=request.model_path,
             device=request.device,
-            redo=state.redo,
+            redo=redo,
             asked_at=state.asking.asked_at,
             cores=grant.cores,
             memory=grant.memory if state.retried else None,
@@ -304,7 +300,7 @@ class Engine:
             self.counters["compiles"] += 1
             self._likeness.learn(built.entry.manifest)
             logger.info("compiled %s in %.1f s for %s", key[:12], record.seconds, state.asking.request.model_path)
-        self._do(self._broker.finished(key, compiled=built.compiled), identity=state.identity)
+        self._do(self._broker.finished(key, compiled=built.compiled))
         self._ended(key)
 
     def _failed(self, key: str, error: JitError) -> None:
@@ -331,8 +327,8 @@ class Engine:
             asking = self._asking.get(asker)
             if asking is not None and not asking.again:
                 self._do(self._broker.left(asker))
-                self._asking[asker] = again = dataclasses.replace(asking, again=True)
-                self._look_up(asker, again)
+                asking.again = True
+                self._look_up(asker, asking)
         logger.info("asking again: %s", error.message)
 
     def _ended(self, key: str) -> None:
@@ -360,15 +356,13 @@ class Engine:
             self._do(self._broker.advanced(waiting.demand.job, b.Step("queued", place(waiting))))
 
     def _start(self, grant: Grant) -> None:
-        state = self._jobs[grant.job]
-        state.grant = grant
+        key = grant.job
         if grant.short:
-            logger.warning("%s starts although the host lacks %s for it", grant.job[:12], " and ".join(grant.short))
-        self._broker.started(grant.job)
-        state.thread = threading.Thread(
-            target=self._run, args=(grant.job, grant), name=f"job-{grant.job[:8]}", daemon=True
-        )
-        state.thread.start()
+            logger.warning("%s starts although the host lacks %s for it", key[:12], " and ".join(grant.short))
+        redo = self._broker.jobs[key].redo
+        self._broker.started(key)
+        job = (key, self._jobs[key], grant, redo)
+        threading.Thread(target=self._run, args=job, name=f"job-{key[:8]}", daemon=True).start()
 
     def _demand(self, key: str, *, interactive: bool) -> Demand:
         state = self._jobs[key]
@@ -386,11 +380,11 @@ class Engine:
 
     # --- the broker's instructions ----------------------------------------------------------------------------------
 
-    def _do(self, instructions: list[b.Instruction], *, identity: Identity | None = None) -> None:
+    def _do(self, instructions: list[b.Instruction]) -> None:
         for each in instructions:
             match each:
                 case b.Deliver():
-                    self._deliver(each, identity)
+                    self._deliver(each)
                 case b.Refuse():
                     self._fail(each.asker, error_of(each.trouble, each.key))
                 case b.Tell():
@@ -405,10 +399,11 @@ class Engine:
                 case b.Kill():
                     self._jobs[each.key].stop.stop("cancelled")
 
-    def _deliver(self, instruction: b.Deliver, identity: Identity | None) -> None:
+    def _deliver(self, instruction: b.Deliver) -> None:
         asking = self._asking.pop(instruction.asker, None)
-        if asking is None or identity is None:
+        if asking is None or asking.identity is None:
             return
+        identity = asking.identity
         entry = self._entries[instruction.key]
         if instruction.source == "hit":
             self.counters["hits"] += 1
@@ -444,6 +439,9 @@ class Engine:
                 )
 
     def _enqueue(self, instruction: b.Enqueue) -> None:
+        asking = self._asking[instruction.asker]
+        assert asking.identity is not None, "a job for a request that was not looked up"
+        self._jobs[instruction.key] = JobState(asking.identity, asking, time.monotonic())
         demand = self._demand(instruction.key, interactive=instruction.interactive)
         answer = self._queue.submit(demand, self._gauge.now())
         if isinstance(answer, Accepted):
