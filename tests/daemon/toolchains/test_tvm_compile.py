@@ -126,7 +126,11 @@ class Library:
             weights[param["name"]] = (1 + value if "norm" in param["name"] else value).astype(param["dtype"])
         self.weights = [tensor(weight) for weight in weights.values()]
         self.reference = Reference(self.config["model_config"], weights)
-        self.cache = self.vm["create_tir_paged_kv_cache"](*(shape_of(n) for n in (3, 192, 64, 16, 0)))
+        self.cache = self.new_cache()
+
+    def new_cache(self, *, sliding: bool = False) -> Any:
+        sizes = (3, 192, 64, 16, int(sliding))
+        return self.vm["create_tir_paged_kv_cache"](*(shape_of(size) for size in sizes))
 
     def embed(self, tokens: list[int], *shape: int) -> Any:
         embeds = self.vm["embed"](tensor(np.array(tokens, "int32")), self.weights)
@@ -204,6 +208,25 @@ def test_batches_give_the_reference_logits(library: Library) -> None:
     library.close(got[0, 2:], library.reference.logits([*OTHER, *PROMPT[:3], 7, 8, 9])[-3:])
 
 
+def test_a_cache_with_a_sliding_window_rotates_inside_attention(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "cache", library.new_cache(sliding=True))
+    library.sequences(0, 1)
+    for number in (0, 1):
+        tvm.get_global_func("vm.builtin.attention_kv_cache_enable_sliding_window_for_seq")(
+            library.cache, number, 128, 0
+        )
+    tokens = (PROMPT + OTHER) * 3
+    got = library.step(
+        "batch_prefill", {0: 30, 1: 6}, library.embed(tokens, 1, 36), tensor(np.array([29, 35], "int32"))
+    )
+    library.close(got[0, 0], library.reference.logits(tokens[:30])[-1])
+    library.close(got[0, 1], library.reference.logits(tokens[30:])[-1])
+    got = library.step("batch_decode", {0: 1, 1: 1}, library.embed([5, 6], 2, 1))
+    library.close(got[0, 0], library.reference.logits([*tokens[:30], 5])[-1])
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_hidden_states_and_get_logits(library: Library, step: str) -> None:
     library.sequences(0)
@@ -274,6 +297,7 @@ def test_metadata(library: Library) -> None:
 def test_output_protocol(library: Library) -> None:
     lines = library.result.stderr.splitlines()
     assert [line.split()[2] for line in lines if line.startswith("mlc-jitd stage: ")] == STAGES
+    assert "note:" not in library.result.stderr, "a kernel of TVM's KV cache was not replaced"
     assert library.result.stdout == ""
     assert library.files == ["lib.so", "mlc-chat-config.json"]
 
@@ -360,6 +384,7 @@ ERRORS = [
     ({"hidden_size": None}, "", "lacks hidden_size"),
     ({"hidden_size": "64"}, "", 'hidden_size must be a whole number, not "64"'),
     ({"num_key_value_heads": 3}, "", "num_attention_heads .4. must be a multiple of num_key_value_heads .3."),
+    ({"head_dim": 7}, "", "head_dim must be even"),
     ({"context_window_size": 0}, "", "lacks context_window_size .or max_position_embeddings"),
 ]
 
@@ -403,6 +428,30 @@ def expect_refusal(result: subprocess.CompletedProcess[str], folder: Path, sente
     assert "Traceback" not in result.stderr
     assert (result.returncode, result.stdout) == (2, "")
     assert not (folder / "lib.so").exists()
+
+
+IN_PROCESS = """
+import importlib.util, sys, tvm
+spec = importlib.util.spec_from_file_location("compiler", sys.argv[1])
+compiler = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(compiler)
+arguments = sys.argv[2:]
+print([compiler.main([*arguments, "--output", name]) for name in ("one.so", "two.so")], compiler.main(["--config"]))
+"""
+
+
+def test_main_serves_a_process_that_has_tvm_already(tmp_path: Path) -> None:
+    source = tmp_path / "mlc-chat-config.json"
+    source.write_text(json.dumps(chat_config(model_type="llama", quantization="q0f32")))
+    arguments = ["--config", str(source), "--target", TARGET, "--overrides", "context_window_size=32;max_batch_size=2"]
+    command = [sys.executable, "-P", "-c", IN_PROCESS, str(INSIDE / "compile.py"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.stdout == "[0, 0] 2\n", result.stderr
+    for name in ("one.so", "two.so"):
+        vm = relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / name)), tvm.cpu())
+        metadata = json.loads(vm["_metadata"]())
+        sizes = [metadata[size] for size in ("context_window_size", "prefill_chunk_size", "max_batch_size")]
+        assert sizes == [32, 32, 2]
 
 
 def test_no_linker_is_found_before_the_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ Everything goes to stderr: `mlc-jitd stage: <name> <detail>` for each stage, and
 <sentence>` as the last line, with exit status 2 for what was asked and 1 for a compiler that failed. The output appears
 complete or not at all.
 
-`main` may also be called in a process that has imported tvm already; it keeps nothing between calls.
+`main` may also be called in a process that has imported tvm already; it keeps nothing between calls, but
+sets TVM_NUM_THREADS where nobody has.
 """
 
 from __future__ import annotations

@@ -292,6 +292,8 @@ def _config(
             f"num_attention_heads ({config.num_attention_heads}) must be a multiple of num_key_value_heads "
             f"({config.num_key_value_heads})"
         )
+    if config.head_dim % 2:
+        raise InputError(f"head_dim must be even for the rotary embedding, not {config.head_dim}")
     if config.context_window_size < 1 and config.sliding_window_size < 1:
         raise InputError(f"context_window_size must be 1 or more, not {config.context_window_size}")
     return config

@@ -60,7 +60,7 @@ def machine_of(target: Target) -> Machine:
     return Machine(lanes=4, registers=32 if arm else 16)
 
 
-def _sum(buffer: Any, row: Any, lanes: int) -> Any:
+def add_up(buffer: Any, row: Any, lanes: int) -> Any:
     """Add up one vector of a buffer pairwise."""
     parts = [buffer[row, lane] for lane in range(lanes)]
     while len(parts) > 1:
@@ -122,7 +122,7 @@ def linear(machine: Machine, outputs: int | None, inputs: int, dtype: str, out_d
                         for i in T.unroll(height):
                             for j in T.unroll(width):
                                 y[m * height + i, T.min(task * OUTPUTS_PER_TASK + n * width + j, last)] = T.Cast(
-                                    out_dtype, _sum(tile, i * width + j, lanes)
+                                    out_dtype, add_up(tile, i * width + j, lanes)
                                 )
                 for m in T.serial(rows % T.int64(height)):
                     for n in T.serial(OUTPUTS_PER_TASK // width):
@@ -142,7 +142,7 @@ def linear(machine: Machine, outputs: int | None, inputs: int, dtype: str, out_d
                             y[
                                 rows // T.int64(height) * height + m,
                                 T.min(task * OUTPUTS_PER_TASK + n * width + j, last),
-                            ] = T.Cast(out_dtype, _sum(single, j, lanes))
+                            ] = T.Cast(out_dtype, add_up(single, j, lanes))
 
     return linear
 
@@ -192,7 +192,7 @@ def rms_norm(machine: Machine, width: int, eps: float, dtype: str) -> PrimFunc:
                 for k in T.serial(steps):
                     for v in T.vectorized(lanes):
                         squares[0, v] += T.Cast("float32", x[m, k * lanes + v]) * T.Cast("float32", x[m, k * lanes + v])
-                scale[0] = T.rsqrt(_sum(squares, 0, lanes) / T.float32(width) + T.float32(eps))
+                scale[0] = T.rsqrt(add_up(squares, 0, lanes) / T.float32(width) + T.float32(eps))
                 for k in T.serial(steps):
                     for v in T.vectorized(lanes):
                         y[m, k * lanes + v] = T.Cast(
@@ -232,7 +232,7 @@ def add_rms_norm(machine: Machine, width: int, eps: float, dtype: str) -> PrimFu
                         s[m, k * lanes + v] = x[m, k * lanes + v] + d[m, k * lanes + v]
                     for v in T.vectorized(lanes):
                         squares[0, v] += T.Cast("float32", s[m, k * lanes + v]) * T.Cast("float32", s[m, k * lanes + v])
-                scale[0] = T.rsqrt(_sum(squares, 0, lanes) / T.float32(width) + T.float32(eps))
+                scale[0] = T.rsqrt(add_up(squares, 0, lanes) / T.float32(width) + T.float32(eps))
                 for k in T.serial(steps):
                     for v in T.vectorized(lanes):
                         y[m, k * lanes + v] = T.Cast(
@@ -280,7 +280,7 @@ def head_norm(machine: Machine, heads: tuple[int, int], dim: int, eps: float, dt
                             squares[0, v] += T.Cast("float32", x[m, h * dim + k * lanes + v]) * T.Cast(
                                 "float32", x[m, h * dim + k * lanes + v]
                             )
-                    scale[0] = T.rsqrt(_sum(squares, 0, lanes) / T.float32(dim) + T.float32(eps))
+                    scale[0] = T.rsqrt(add_up(squares, 0, lanes) / T.float32(dim) + T.float32(eps))
                     if h < queries:
                         for k in T.serial(steps):
                             for v in T.vectorized(lanes):

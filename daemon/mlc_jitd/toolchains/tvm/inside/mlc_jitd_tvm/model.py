@@ -282,21 +282,21 @@ class CausalLM(nn.Module):
 
     def create_tir_paged_kv_cache(
         self,
-        max_batch_size: tirx.Var,
-        max_total_seq_len: tirx.Var,
-        prefill_chunk_size: tirx.Var,
-        page_size: tirx.Var,
-        support_sliding_window: tirx.Var,
+        max_batch_size_: tirx.Var,
+        max_total_seq_len_: tirx.Var,
+        prefill_chunk_size_: tirx.Var,
+        page_size_: tirx.Var,
+        support_sliding_window_: tirx.Var,
     ) -> PagedKVCache:
-        """A paged KV cache for this model, of sizes given at run time."""
+        """A paged KV cache for this model, of sizes given at run time. The names with their underscores are MLC's."""
         config = self.config
         return TIRPagedKVCache(
             attn_kind="mha",
-            max_batch_size=max_batch_size,
-            max_total_seq_len=max_total_seq_len,
-            prefill_chunk_size=prefill_chunk_size,
-            page_size=page_size,
-            support_sliding_window=support_sliding_window,
+            max_batch_size=max_batch_size_,
+            max_total_seq_len=max_total_seq_len_,
+            prefill_chunk_size=prefill_chunk_size_,
+            page_size=page_size_,
+            support_sliding_window=support_sliding_window_,
             layer_partition=relax.ShapeExpr([0, config.num_hidden_layers]),
             num_hidden_layers=config.num_hidden_layers,
             num_attention_heads=config.num_attention_heads,
@@ -333,11 +333,11 @@ class CausalLM(nn.Module):
             "batch_select_last_hidden_states": rows | positions,
             "create_tir_paged_kv_cache": dict.fromkeys(
                 (
-                    "max_batch_size",
-                    "max_total_seq_len",
-                    "prefill_chunk_size",
-                    "page_size",
-                    "support_sliding_window",
+                    "max_batch_size_",
+                    "max_total_seq_len_",
+                    "prefill_chunk_size_",
+                    "page_size_",
+                    "support_sliding_window_",
                 ),
                 int,
             ),

@@ -11,7 +11,7 @@ import tvm
 from tvm import IRModule, relax
 from tvm.s_tir import dlight
 
-from . import extras, kernels, passes
+from . import attention, extras, kernels, passes
 from .model import CausalLM
 from .stages import stage
 
@@ -40,7 +40,9 @@ def compile_model(config: Config, target: Target) -> VMExecutable:
         model = CausalLM(config, target)
         stage("graph", "exported functions")
         mod, params, _ = model.export_tvm(spec=model.specification(), allow_extern=True)
-        mod = extras.attach(mod, config, kernels.machine_of(target))
+        machine = kernels.machine_of(target)
+        mod = attention.replace_kernels(mod, config, machine)
+        mod = extras.attach(mod, config, machine)
         mod = passes.attach_bounds(mod, config)
         stage("lower", f"{len(mod.functions)} functions to kernels")
         mod = _lower(mod, target)
