@@ -181,6 +181,17 @@ def check_device(device: str) -> None:
             raise DeviceInvalidError("the device is a JSON target without a `kind`", remedy=_DEVICE_REMEDY)
 
 
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Refuse variables that no process can be given.
+
+    Raises:
+        RequestError: A name or value that the kernel does not take.
+    """
+    for name, value in environment.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise RequestError(f"the environment variable {name!r} can't be passed to a compiler")
+
+
 _DEVICE_REMEDY = 'Name a device such as cpu, cuda:0, metal or android, or give a target as JSON with a "kind".'
 
 

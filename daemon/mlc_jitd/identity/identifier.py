@@ -62,7 +62,7 @@ class Identity:
     job: CompileJob
     model_type: str
     quantization: str
-    evidence: Evidence = field(compare=False, repr=False)
+    evidence: tuple[Evidence, ...] = field(compare=False, repr=False)
 
     def part(self, name: str) -> Part:
         """One part by its name."""
@@ -125,11 +125,11 @@ class Identifier:
         Not guaranteed: a file of an installed package rewritten in place counts only after up to
         ``stamps.SOMETIMES_SECONDS``.
         """
-        return self._checker.holds(identity.evidence)
+        return self._checker.holds(*identity.evidence)
 
     def recheck_thoroughly(self, identity: Identity) -> bool:
         """As ``recheck``, every file at once: before a compile's result is published."""
-        return self._checker.holds(identity.evidence, thoroughly=True)
+        return self._checker.holds(*identity.evidence, thoroughly=True)
 
     def upstream_name(self, request: JitRequest) -> UpstreamName | None:
         """The name under which upstream's own ``jit()`` would look for this library; slow when not remembered.
@@ -169,6 +169,7 @@ def _check(request: JitRequest) -> _Asked:
     opt = arguments.parse_opt(request.opt)
     arguments.check_prefix(request.system_lib_prefix)
     arguments.check_device(request.device)
+    arguments.check_environment(request.environment)
     return _Asked(
         config=config,
         overrides=overrides,
@@ -250,7 +251,7 @@ def _identity(
         job=job,
         model_type=config.model_type,
         quantization=config.quantization,
-        evidence=facts.evidence + tools.evidence,
+        evidence=(*facts.evidence, tools.evidence),
     )
 
 

@@ -1,6 +1,7 @@
 """What was once found out and stays true: small JSON files, each named by the digest of its question.
 
-A file that is missing, torn or of another format is an answer not known; a folder that can't be written is no memory.
+A file that is missing, torn or of another format is an answer not known; a folder that can't be written, or that others
+may write, is no memory.
 Nothing here is needed for a right answer. What does not belong here: what the questions mean.
 """
 
@@ -34,6 +35,8 @@ class Memory:
         """The remembered answer, or ``None``."""
         name = digest([MEMORY_FORMAT, kind, question])
         try:
+            if not self._is_ours():
+                return None
             held = json.loads((self._folder / f"{kind}-{name}.json").read_bytes())
             return held["answer"] if held["name"] == name else None
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -52,6 +55,11 @@ class Memory:
         except OSError:
             with contextlib.suppress(OSError):
                 torn.unlink(missing_ok=True)
+
+    def _is_ours(self) -> bool:
+        """Whether nobody but this user and root could have written what is there."""
+        found = self._folder.stat()
+        return found.st_uid in {os.geteuid(), 0} and not found.st_mode & 0o022
 
     def _bound(self) -> None:
         files = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime)

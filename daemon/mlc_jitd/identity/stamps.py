@@ -47,9 +47,6 @@ class Evidence:
     always: tuple[Stamp, ...] = ()
     sometimes: tuple[Stamp, ...] = ()
 
-    def __add__(self, other: Evidence) -> Evidence:
-        return Evidence(self.always + other.always, self.sometimes + other.sometimes)
-
 
 def stamp(path: str) -> Stamp:
     """A file, or the absence of one, as it is now."""
@@ -91,13 +88,17 @@ class Checker:
         self._excused: dict[tuple[str, str], tuple[Stat, tuple[str, ...] | None]] = {}
         self._looked: dict[int, tuple[Evidence, float]] = {}
 
-    def holds(self, evidence: Evidence, *, thoroughly: bool = False) -> bool:
+    def holds(self, *evidence: Evidence, thoroughly: bool = False) -> bool:
         """Whether nothing has changed, by stat alone.
 
         Args:
-            evidence: What to compare.
+            evidence: What to compare. One object is looked at thoroughly once every ``SOMETIMES_SECONDS``, however many
+                answers rest on it.
             thoroughly: Compare every stamp, whenever the last look was.
         """
+        return all(self._holds(each, thoroughly) for each in evidence)
+
+    def _holds(self, evidence: Evidence, thoroughly: bool) -> bool:
         if not self._same(evidence.always):
             return False
         if not evidence.sometimes:

@@ -186,7 +186,7 @@ def _refusal(sentence: str, kind: str, device: str, facts: ToolchainFacts) -> Ji
             f"{facts.name} can't be imported by {facts.python}: {sentence}",
             remedy=f"Try `{facts.python} -c 'import {facts.name}'` and install what it misses.",
         )
-    return DeviceInvalidError(sentence, remedy=suggest_device(device))
+    return DeviceInvalidError(sentence, remedy=suggest_device(device) if facts.name == "mlc_llm" else "")
 
 
 def _target(answer: Any) -> ResolvedTarget | None:

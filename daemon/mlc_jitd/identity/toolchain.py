@@ -76,7 +76,7 @@ class ToolchainFacts:
     versions: tuple[tuple[str, str], ...]
     fingerprint: str
     value: dict[str, Any] = field(compare=False)
-    evidence: Evidence = field(compare=False, repr=False)
+    evidence: tuple[Evidence, ...] = field(compare=False, repr=False)
     model_types: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     quantizations: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
 
@@ -126,7 +126,7 @@ class ToolchainFinder:
             raise _missing(python, choice, probed.answer)
         with self._lock:
             held = self._facts.get((id(probed), name))
-        if held is not None and held[0] is probed and self._checker.holds(held[1].evidence):
+        if held is not None and held[0] is probed and self._checker.holds(*held[1].evidence[1:]):
             return held[1]
         facts = _facts(name, python, probed)
         with self._lock:
@@ -219,7 +219,7 @@ def _facts(name: str, python: str, probed: _Probed) -> ToolchainFacts:
         versions=tuple((p, found["version"]) for p, found in packages.items() if found),
         fingerprint=digest(value),
         value=value,
-        evidence=probed.evidence + evidence_from(own_evidence),
+        evidence=(probed.evidence, evidence_from(own_evidence)),
         model_types=tuple(types) if types else None,
         quantizations=tuple(quantizations) if quantizations else None,
     )

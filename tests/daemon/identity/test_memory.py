@@ -66,6 +66,14 @@ def test_a_memory_that_can_not_be_written_is_none(
     assert nowhere.identify(ask()).key == identifier.identify(ask()).key
 
 
+def test_a_memory_that_others_may_write_is_not_believed(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "m")
+    memory.put("x", 1, 1)
+    assert memory.get("x", 1) == 1
+    (tmp_path / "m").chmod(0o777)
+    assert memory.get("x", 1) is None
+
+
 def test_memory_is_private_whole_and_bounded(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "m")
     for number in range(MAX_FILES + 5):

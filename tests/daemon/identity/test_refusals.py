@@ -115,6 +115,14 @@ def test_a_bad_suffix(deaf: Identifier, ask: Callable[..., JitRequest], suffix: 
         deaf.identify(ask(env={"MLC_DSO_SUFFIX": suffix}))
 
 
+@pytest.mark.parametrize("variable", [{"A=B": "1"}, {"": "1"}, {"A": "\0"}, {"A\0": ""}])
+def test_a_variable_that_no_process_can_have(
+    deaf: Identifier, ask: Callable[..., JitRequest], variable: dict[str, str]
+) -> None:
+    with pytest.raises(RequestError, match="environment variable"):
+        deaf.identify(ask(environment=variable))
+
+
 @pytest.mark.parametrize("python", ["", "python3", "/nowhere/python", "/", "/bin/\0sh"])
 def test_an_interpreter_that_is_none(deaf: Identifier, ask: Callable[..., JitRequest], python: str) -> None:
     with pytest.raises(ToolchainNotFoundError) as caught:

@@ -103,23 +103,27 @@ def test_no_stage(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "what"),
+    ("message", "what"),
     [
-        (
-            "[2026-01-01 00:00:00] WARNING compiler_flags.py:95: flashinfer is not supported on CUDA arch < 80",
-            "flashinfer",
-        ),
-        (
-            "[2026-01-01 00:00:00] WARNING dispatch.py:1: Error caught when creating FlashInfer PagedKVCache: no nvcc",
-            "flashinfer",
-        ),
+        ("Error caught when creating FlashInfer PagedKVCache: no nvcc", "flashinfer"),
         (log("weak_mcpu"), "mcpu"),
     ],
 )
-def test_a_fallback_is_a_degraded_library(line: str, what: str) -> None:
-    found = MLC.degraded(line)
+def test_a_fallback_is_a_degraded_library(message: str, what: str) -> None:
+    found = MLC.degraded(f"[2026-01-01 00:00:00] INFO dispatch_kv_cache_creation.py:236: {message}")
     assert found is not None
     assert found.startswith(what + ": ")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "flashinfer is not supported on CUDA arch < 80",
+        "FlashInfer only supports group size in [1, 4, 6, 8], but got 3. Skip and fallback to default implementation.",
+    ],
+)
+def test_what_follows_from_config_and_target_is_no_degradation(message: str) -> None:
+    assert MLC.degraded(f"[2026-01-01 00:00:00] WARNING attention.py:1: {message}") is None
 
 
 def test_a_good_compile_is_not_degraded() -> None:

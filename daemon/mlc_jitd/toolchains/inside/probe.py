@@ -283,20 +283,22 @@ def package(name: str, stamps: Stamps) -> dict[str, object] | None:
     if folder is None:
         return None
     version, record, info = distribution(name, folder)
+    places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    installed = bool(info) or (os.path.dirname(folder) in places and not os.path.islink(folder))
     parts = []
     if info:
         stamps.add(info)
         stamps.add(os.path.join(info, "RECORD"))
         parts.append("record " + record)
     if not info or name in READ_SOURCES:
-        parts.append("tree " + tree_digest(folder, stamps, sometimes=bool(info)))
+        parts.append("tree " + tree_digest(folder, stamps, sometimes=installed))
     parts += libraries(name, folder, stamps)
     stamps.add(os.path.join(folder, "__init__.py"))
     return {
         "version": version or source_version(folder),
         "build": hashlib.sha256("\n".join(parts).encode()).hexdigest(),
         "origin": folder,
-        "installed": bool(info),
+        "installed": installed,
     }
 
 

@@ -111,6 +111,8 @@ def resolve(device: str, *, gpu: bool) -> dict[str, Any]:
     answer = {"target": plain, "text": preset or text, "preset": preset, "local": local, "kind": target.kind.name}
     if target.kind.name == "cuda":
         answer["facts"] = _cuda_facts(gpu=gpu)
+    elif gpu:  # some models ask for this whatever their target
+        answer["facts"] = {"local_cuda": exported(type(target)("cuda"))}
     return answer
 
 
@@ -120,7 +122,7 @@ def _cuda_facts(*, gpu: bool) -> dict[str, Any]:
     # Without a loadable driver the library silently carries source instead of a fatbin.
     found = tvm_ffi.get_global_func("ffi.Module.create.cuda", allow_missing=True)
     facts = {"cuda_module": found is not None}
-    if gpu:  # flashinfer, and some models, compile for the GPUs that they see
+    if gpu:  # flashinfer compiles for the GPUs that it sees
         facts["visible"] = _visible_architectures()
     return facts
 

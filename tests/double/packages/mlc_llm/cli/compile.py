@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         for line in STAGES:
             _log(line.format(config=args.model))
     if told.get("degraded"):
-        _log("compiler_flags.py:95: flashinfer is not supported on CUDA arch < 80", level="WARNING")
+        _log("dispatch_kv_cache_creation.py:236: Error caught when creating FlashInfer PagedKVCache: no nvcc")
     _misbehave(told)
     if told.get("output", True) is not False:
         args.output.write_bytes(_library(args, config, told))
@@ -143,8 +143,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _log(message: str, level: str = "INFO") -> None:
-    print(time.strftime(f"[%Y-%m-%d %H:%M:%S] {level} {message}"), file=sys.stderr, flush=True)
+def _log(message: str) -> None:
+    print(time.strftime(f"[%Y-%m-%d %H:%M:%S] INFO {message}"), file=sys.stderr, flush=True)
 
 
 def _note(event: str) -> None:
