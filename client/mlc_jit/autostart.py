@@ -25,6 +25,9 @@ START_SECONDS = 30.0
 ANOTHER_RUNS = 3
 """Exit code of ``mlc-jitd run`` when a daemon of this home holds the lock already."""
 
+ANOTHER_SECONDS = 6.0
+"""How long a daemon that holds the lock and is not listening is waited for; longer than it takes to notice that."""
+
 _NOT_FOR_THE_DAEMON = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
@@ -55,11 +58,15 @@ def _start(places: Locations) -> None:
     places.start_error.unlink(missing_ok=True)
     if _service_manager() and _start_as_service(places) and _listening(places, 2.0):
         return
-    code = _start_detached(places)
-    # Exit code 3: somebody holds the lock: a daemon that is about to listen, or one that is just leaving.
-    if _listening(places, 5.0 if code == ANOTHER_RUNS else 0.0):
-        return
-    raise _reason(places)
+    deadline = time.monotonic() + ANOTHER_SECONDS
+    while True:
+        code = _start_detached(places)
+        # Exit code 3: somebody holds the lock: a daemon that is about to listen, or one that is about to leave because
+        # its socket was taken away, which it notices every few seconds.
+        if _listening(places, 1.0 if code == ANOTHER_RUNS else 0.0):
+            return
+        if code != ANOTHER_RUNS or time.monotonic() > deadline:
+            raise _reason(places)
 
 
 def _start_detached(places: Locations) -> int:
