@@ -25,9 +25,7 @@ def row(path: Path, manifest: Manifest) -> m.EntryReport:
         seconds=manifest.compile.seconds,
         model=manifest.model.path,
         device=manifest.device,
-        toolchain=" ".join(
-            [manifest.toolchain.name, *(f"{name} {version}" for name, version in manifest.toolchain.versions.items())]
-        ),
+        toolchain=f"{manifest.toolchain.name} {manifest.toolchain.versions.get(manifest.toolchain.name, '')}".rstrip(),
         degraded=manifest.degraded,
     )
 

@@ -41,14 +41,13 @@ def screen(status: m.Status) -> str:
         f"  home    {status.home}",
         f"  socket  {status.socket}",
         f"  log     {status.log_path or 'standard error of the daemon'}",
-        f"  cache   {status.entries} {_plural(status.entries, 'library', 'libraries')}, {size(status.bytes)}",
-        (
-            f"  served  {count('hits', 0)} hits, {count('compiles', 0)} compiles, {count('joins', 0)} joined, "
-            f"{count('failures', 0)} failed"
-        ),
+        f"  cache   {_counted(status.entries, 'library', 'libraries')}, {size(status.bytes)}",
     ]
+    served = [_counted(count("hits", 0), "hit"), _counted(count("compiles", 0), "compile")]
+    served += [f"{count('joins', 0)} joined", f"{count('failures', 0)} failed"]
+    lines.append(f"  served  {', '.join(served)}")
     running = sum(job.state != "queued" for job in status.jobs)
-    slots = f" on {status.slots} {_plural(status.slots, 'slot', 'slots')}" if status.slots else ""
+    slots = f" on {_counted(status.slots, 'slot')}" if status.slots else ""
     lines.append(f"  jobs    {running} running{slots}, {len(status.jobs) - running} queued")
     if status.jobs:
         rows = [["KEY", "STATE", "STAGE", "TIME", "WAITERS", "MODEL"]]
@@ -60,5 +59,5 @@ def screen(status: m.Status) -> str:
     return "\n".join(lines)
 
 
-def _plural(count: int, one: str, many: str) -> str:
-    return one if count == 1 else many
+def _counted(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
