@@ -17,8 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TINY = {
     "version": "0.1.0",
@@ -157,8 +160,10 @@ def table(report: dict[str, object]) -> str:
     assert isinstance(hit, dict)
     return "\n".join(
         [
-            f"request {report['request_bytes']} bytes, reply {report['reply_bytes']} bytes; "
-            f"medians of {report['blocks']} alternating blocks of {report['calls']} calls",
+            (
+                f"request {report['request_bytes']} bytes, reply {report['reply_bytes']} bytes; "
+                f"medians of {report['blocks']} alternating blocks of {report['calls']} calls"
+            ),
             f"{'':28}{'p50':>10}{'p99':>10}",
             f"{'bare REQ/ROUTER ping-pong':28}{ping['p50']:>7.0f} us{ping['p99']:>7.0f} us",
             f"{'jit(), a hit':28}{hit['p50']:>7.0f} us{hit['p99']:>7.0f} us",
