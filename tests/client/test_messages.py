@@ -184,19 +184,19 @@ def test_a_field_that_is_added_with_a_default_reads_old_bytes(strict: bool) -> N
 # --- round trips ----------------------------------------------------------------------------------------------------
 
 
+PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    int: st.integers(0, (1 << 63) - 1),
+    float: st.floats(allow_nan=False),
+    bool: st.booleans(),
+    str: st.text(max_size=30),
+    bytes: st.binary(max_size=60),
+    type(None): st.none(),
+}
+
+
 def _strategy(hint: Any) -> st.SearchStrategy[Any]:
-    if hint is int:
-        return st.integers(0, (1 << 63) - 1)
-    if hint is float:
-        return st.floats(allow_nan=False)
-    if hint is bool:
-        return st.booleans()
-    if hint is str:
-        return st.text(max_size=30)
-    if hint is bytes:
-        return st.binary(max_size=60)
-    if hint is type(None):
-        return st.none()
+    if hint in PLAIN:
+        return PLAIN[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return st.sampled_from(arguments)
@@ -219,7 +219,7 @@ def _instances(cls: Any) -> st.SearchStrategy[Any]:
 def test_every_message_survives_the_journey(cls: type[m.Message]) -> None:
     @quick
     @given(_instances(cls))
-    def check(message: m.Message):
+    def check(message: m.Message) -> None:
         payload = m.encode(message)
         back = m.decode(payload, BOTH, strict=True)
         assert back == message

@@ -25,11 +25,12 @@ from mlc_jitd.broker import (
     Withdraw,
 )
 
-KEYS = ("aa", "ab", "bb")
+KEYS = ("aa", "ab")
 POLICIES: tuple[Policy, ...] = ("ON", "OFF", "REDO", "READONLY")
 BACKOFF = 5.0
 
 keys = st.sampled_from(KEYS)
+connections = st.sampled_from([b"w", b"x"])
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -86,6 +87,11 @@ class BrokerMachine(RuleBasedStateMachine):
                     for asker in each.askers:
                         assert self.open[asker] == each.key, "told somebody who does not wait"
 
+    def start(self, key: str) -> None:
+        self.queued.remove(key)
+        self.running.add(key)
+        self.broker.started(key)
+
     def ended(self, key: str) -> None:
         self.running.remove(key)
         self.dying.discard(key)
@@ -98,9 +104,19 @@ class BrokerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(POLICIES),
         hit=st.booleans(),
         interactive=st.booleans(),
-        connection=st.sampled_from([b"x", b"y", b"z"]),
+        connection=connections,
     )
     def asked(self, key: str, policy: Policy, hit: bool, interactive: bool, connection: bytes) -> Any:
+        return self.ask(key, policy, hit=hit, interactive=interactive, connection=connection)
+
+    @rule(target=waiting, key=keys, redo=st.booleans(), interactive=st.booleans(), starts=st.booleans())
+    def asked_without_an_entry(self, key: str, redo: bool, interactive: bool, starts: bool) -> Any:
+        asker = self.ask(key, "REDO" if redo else "ON", hit=False, interactive=interactive, connection=b"w")
+        if starts and key in self.queued:
+            self.start(key)
+        return asker
+
+    def ask(self, key: str, policy: Policy, *, hit: bool, interactive: bool, connection: bytes) -> Any:
         self.count += 1
         asker = (connection, self.count)
         self.open[asker] = key
@@ -137,12 +153,13 @@ class BrokerMachine(RuleBasedStateMachine):
             assert out == []
         self.do(out)
 
-    @rule(connection=st.sampled_from([b"x", b"y", b"z"]))
+    @rule(connection=connections)
     def connection_gone(self, connection: bytes) -> None:
         for asker in [asker for asker in self.open if asker[0] == connection]:
             del self.open[asker]
             self.do(self.broker.left(asker))
 
+    @precondition(lambda self: self.queued or self.running)
     @rule(key=keys)
     def cancelled_by_name(self, key: str) -> None:
         self.do(self.broker.cancelled(key))
@@ -150,10 +167,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.queued)
     @rule(data=st.data())
     def admitted(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.queued)))
-        self.queued.remove(key)
-        self.running.add(key)
-        self.broker.started(key)
+        self.start(data.draw(st.sampled_from(sorted(self.queued))))
 
     @precondition(lambda self: self.queued)
     @rule(data=st.data())
@@ -193,8 +207,8 @@ class BrokerMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    @precondition(lambda self: not self.drained and self.count > 5)
-    @rule(really=st.sampled_from([False, False, False, True]))
+    @precondition(lambda self: not self.drained and self.count > 8)
+    @rule(really=st.sampled_from([False] * 7 + [True]))
     def drain(self, really: bool) -> None:
         if really:
             self.drained = True
@@ -225,9 +239,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """However it went: when all jobs have ended, everybody is answered."""
         for _ in range(10):
             for key in sorted(self.queued):
-                self.queued.remove(key)
-                self.running.add(key)
-                self.broker.started(key)
+                self.start(key)
             for key in sorted(self.running):
                 self.ended(key)
                 self.do(self.broker.failed(key, Trouble("compile-failed", "no"), now=self.now))
@@ -238,8 +250,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
 TestBrokerMachine = BrokerMachine.TestCase
 TestBrokerMachine.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
+    max_examples=200,
+    stateful_step_count=50,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
