@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import logging.handlers
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ from mlc_jit.locations import locate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+LOG_BYTES = 8 << 20
+"""A log file that is longer is put aside, and the one before it goes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +70,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _log_to(path: str | None, *, level: int) -> None:
-    logging.basicConfig(filename=path, level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
+    handler: logging.Handler
+    if path is None:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
+    logging.basicConfig(handlers=[handler], level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
 
 
 if __name__ == "__main__":
