@@ -274,3 +274,19 @@ def test_the_probe_reads_gnu_build_ids() -> None:
     assert probe.build_id(str(library)).startswith("build-id:")
     assert probe.build_id(json.__file__).startswith("sha256:")
     assert probe.build_id("/nowhere") == "unreadable"
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_version_that_needs_its_whole_package_gets_it(
+    identifier: Identifier, at: Callable[[Path], JitRequest], checkout: Path, *, works: bool
+) -> None:
+    source = checkout / "mlc_llm" / "__init__.py"
+    source.write_text(source.read_text() + ("NEEDED = 1\n" if works else "raise OSError('cannot load libthis.so')\n"))
+    target = checkout / "mlc_llm" / "support" / "auto_target.py"
+    target.write_text(target.read_text().replace("import os\n", "import os\nfrom mlc_llm import NEEDED\n"))
+    if works:
+        assert identifier.identify(at(checkout)).key
+        return
+    with pytest.raises(ToolchainNotFoundError, match=r"libthis\.so") as caught:
+        identifier.identify(at(checkout))
+    assert "Traceback" not in str(caught.value)

@@ -32,6 +32,7 @@ def log(name: str) -> str:
         ),
         ("error_before_a_module", "ValueError: Argument 0 type mismatch: expected R.Tensor"),
         ("key_error", "KeyError: 'q4f32_9'"),
+        ("missing_linker", "FileNotFoundError: [Errno 2] No such file or directory: '/nonexistent/g++'"),
         ("missing_field", "TypeError: LlamaConfig.__init__() missing 1 required positional argument: 'hidden_size'"),
         ("segmentation_fault", "the compiler crashed (segmentation fault) in tvm::ffi::ToJSONGraph"),
         ("unknown_model_type", "ValueError: Unknown model type: lama. Available ones: ['llama'"),

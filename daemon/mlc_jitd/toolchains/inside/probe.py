@@ -7,7 +7,7 @@ the standard library, and any import of what is looked at.
 """
 
 # Paths are texts here: thousands of them, some not decodable, and pathlib would take most of the time.
-# ruff: noqa: PTH113, PTH116, PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: PTH113, PTH114, PTH116, PTH118, PTH120, PTH123, PTH208
 from __future__ import annotations
 
 import ast

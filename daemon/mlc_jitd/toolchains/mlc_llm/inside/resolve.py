@@ -11,7 +11,6 @@ whole engine, is left out where that works: it takes most of the time.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -43,25 +42,6 @@ def slim_package() -> None:
     sys.modules["mlc_llm"] = module
 
 
-def whole_package() -> None:
-    """Undo ``slim_package`` and import everything, as the compiler itself does."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "mlc_llm"]:
-        del sys.modules[name]
-    importlib.import_module("mlc_llm")
-
-
-def compiler_modules() -> tuple[Any, Any]:
-    """``auto_target`` and ``auto_device``, by the shorter way if it leads there."""
-    from importlib import import_module
-
-    try:
-        slim_package()
-        return import_module("mlc_llm.support.auto_target"), import_module("mlc_llm.support.auto_device")
-    except Exception:  # noqa: BLE001 - another version may need its package: the long way says what is wrong
-        whole_package()
-        return import_module("mlc_llm.support.auto_target"), import_module("mlc_llm.support.auto_device")
-
-
 def exported(target: Any) -> dict[str, Any]:
     """A target's ``export()`` as plain JSON values."""
     return json.loads(json.dumps(_plain(target.export())))
@@ -83,7 +63,8 @@ def _plain(value: Any) -> Any:
 
 def resolve(device: str, *, gpu: bool) -> dict[str, Any]:
     """The target of a device text, as the compiler would detect it."""
-    auto_target, auto_device = compiler_modules()
+    auto_target = importlib.import_module("mlc_llm.support.auto_target")
+    auto_device = importlib.import_module("mlc_llm.support.auto_device")
     # The compiler asks a second process whether a device exists; this process is already a throw-away one.
     if hasattr(auto_device, "_device_exists"):
         auto_device._device_exists = lambda found: bool(found.exist)
@@ -153,15 +134,8 @@ def upstream_name(name: dict[str, Any], device: str) -> dict[str, Any]:
 
     Follows mlc_llm/interface/jit.py (79d603f0), which computes both inside one function.
     """
-    from importlib import import_module
-
-    try:
-        models = import_module("mlc_llm.model").MODELS
-        flags = import_module("mlc_llm.interface.compiler_flags")
-    except Exception:  # noqa: BLE001 - see compiler_modules
-        whole_package()
-        models = import_module("mlc_llm.model").MODELS
-        flags = import_module("mlc_llm.interface.compiler_flags")
+    models = importlib.import_module("mlc_llm.model").MODELS
+    flags = importlib.import_module("mlc_llm.interface.compiler_flags")
     chat = json.loads(name["config"])
     model_type, quantization = chat.pop("model_type"), chat.pop("quantization")
     if model_type not in models:
@@ -194,23 +168,32 @@ def _md5(key: dict[str, Any]) -> str:
     return hashlib.md5(json.dumps(key, sort_keys=True, indent=2).encode()).hexdigest()  # noqa: S324 - upstream's choice
 
 
+def answer_to(question: dict[str, Any]) -> dict[str, Any]:
+    """The whole answer to one question."""
+    answer: dict[str, Any] = {}
+    if question.get("resolve", True):
+        answer = resolve(question["device"], gpu=question.get("gpu", False))
+    if question.get("name") is not None:
+        answer["upstream"] = upstream_name(question["name"], question["device"])
+    return answer
+
+
 def main() -> None:
     """One question, one answer on the real stdout; what the compiler prints goes to stderr."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    whole = sys.argv[1:2] == ["--whole"]
+    question = json.loads(sys.argv[2]) if whole else json.load(sys.stdin)
     try:
-        question = json.load(sys.stdin)
-        with contextlib.redirect_stdout(sys.stderr):
-            answer = {}
-            if question.get("resolve", True):
-                answer = resolve(question["device"], gpu=question.get("gpu", False))
-            if question.get("name") is not None:
-                if not question.get("resolve", True):
-                    compiler_modules()
-                answer["upstream"] = upstream_name(question["name"], question["device"])
+        if not whole:
+            slim_package()
+        answer = answer_to(question)
     except RefusedError as error:
         answer = {"error": str(error), "kind": error.kind}
     except Exception as error:  # noqa: BLE001 - an import that fails, most of all
+        if not whole:  # another version may need its whole package: once more, in a process that has imported nothing
+            os.dup2(out.fileno(), 1)
+            os.execv(sys.executable, [sys.executable, "-P", __file__, "--whole", json.dumps(question)])  # noqa: S606 - ourselves
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         answer = {"error": f"{type(error).__name__}: {lines[-1] if lines else 'no message'}", "kind": "toolchain"}
     json.dump(answer, out)
