@@ -160,6 +160,8 @@ def make_request(
         raise OverrideInvalidError(f"opt must be text such as O2, not {opt!r}.")
     if system_lib_prefix is not None and not isinstance(system_lib_prefix, str):
         raise OverrideInvalidError(f"system_lib_prefix must be text, not {system_lib_prefix!r}.")
+    if opt == "":
+        opt = "flashinfer=1"  # what upstream makes of empty flags; on the wire, empty is "not given"
     return m.JitRequest(
         config=read_config(folder),
         model_path=os.fspath(folder),

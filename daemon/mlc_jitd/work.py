@@ -209,7 +209,7 @@ class Work:
                     log_path=os.fspath(log),
                     log_tail=outcome.log_tail,
                 )
-            if not self.identifier.recheck(identity):
+            if not self.identifier.recheck_thoroughly(identity):
                 raise CompileError(
                     "The compiler was changed while it ran, so its result can't be trusted and was discarded.",
                     remedy="Ask again.",
