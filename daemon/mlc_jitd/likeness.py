@@ -1,7 +1,7 @@
-"""What compiles like this one took: seconds and peak memory, from the manifests of the cache.
+"""What compiles like this one took: seconds, seconds per stage and peak memory, from the manifests of the cache.
 
-The same configuration compiled before is the best witness, then the same model type and quantization by the same
-toolchain. An estimate only: limits are the build room's.
+The same key compiled before is the best witness, then the same configuration, then the same model type and quantization
+by the same toolchain. An estimate only: limits are the build room's.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Expectation:
 
     seconds: float | None = None
     memory: int | None = None
+    stages: tuple[tuple[str, float], ...] = ()
 
 
 class Likeness:
@@ -48,26 +49,29 @@ class Likeness:
         model = manifest.parts.get("model")
         with self._lock:
             for kin in _kin(
+                manifest.key,
                 manifest.toolchain.name,
                 model.sha256 if model else "",
                 manifest.model.type,
                 manifest.model.quantization,
             ):
                 before = self._seen.get(kin, Expectation())
-                self._seen[kin] = Expectation(record.seconds, max(before.memory or 0, record.peak_memory) or None)
+                memory = max(before.memory or 0, record.peak_memory) or None
+                self._seen[kin] = Expectation(record.seconds, memory, tuple(record.stages.items()))
 
     def of(self, identity: Identity) -> Expectation:
         """What to expect of a compile."""
         model = next((part.sha256 for part in identity.parts if part.name == "model"), "")
         with self._lock:
-            for kin in _kin(identity.toolchain.name, model, identity.model_type, identity.quantization):
+            name = identity.toolchain.name
+            for kin in _kin(identity.key, name, model, identity.model_type, identity.quantization):
                 seen = self._seen.get(kin)
                 if seen is not None:
                     memory = None if seen.memory is None else int(seen.memory * MARGIN)
-                    return Expectation(seen.seconds, memory)
+                    return Expectation(seen.seconds, memory, seen.stages)
         return Expectation()
 
 
-def _kin(toolchain: str, model: str, model_type: str, quantization: str) -> tuple[Hashable, ...]:
+def _kin(key: str, toolchain: str, model: str, model_type: str, quantization: str) -> tuple[Hashable, ...]:
     """Nearest first."""
-    return ((toolchain, model), (toolchain, model_type, quantization))
+    return (key, (toolchain, model), (toolchain, model_type, quantization))

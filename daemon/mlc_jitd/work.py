@@ -23,6 +23,7 @@ from mlc_jit.errors import (
     JitError,
 )
 from mlc_jitd.build import Limits, Outcome, StopSignal, run
+from mlc_jitd.headway import Stopwatch
 from mlc_jitd.store import (
     About,
     CompileRecord,
@@ -174,11 +175,16 @@ class Work:
         identity = order.identity
         toolchain = self._toolchain(identity.toolchain.name)
         degraded: list[str] = []
+        watch = Stopwatch()
+
+        def enter(stage: Stage) -> None:
+            watch.enter(stage.name, time.monotonic())
+            report(stage)
 
         def on_line(line: str) -> None:
             stage = toolchain.stage(line)
             if stage is not None:
-                report(stage)
+                enter(stage)
             fallback = toolchain.degraded(line)
             if fallback is not None and fallback not in degraded:
                 degraded.append(fallback)
@@ -197,8 +203,9 @@ class Work:
                 background=order.background,
             )
             started = time.time()
-            report(Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}"))
+            enter(Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}"))
             outcome = run(command, limits, log=log, on_line=on_line, stop=stop)
+            stages = watch.stop(time.monotonic())
             _require_success(outcome, identity, toolchain)
             if not output.is_file():
                 raise CompileError(
@@ -217,7 +224,7 @@ class Work:
                     key=identity.key,
                 )
             report(Stage("publish"))
-            about = _about(order, outcome, started=started, degraded=tuple(degraded))
+            about = _about(order, outcome, started=started, stages=stages, degraded=tuple(degraded))
             return self.store.publish(identity.key, output, about)
 
     def _log(self, key: str) -> Path:
@@ -293,7 +300,9 @@ def _stopped(reason: str, key: str) -> JitError:
     return CompileCancelledError("The compile was cancelled.", remedy="Ask again to compile it.", key=key)
 
 
-def _about(order: Order, outcome: Outcome, *, started: float, degraded: tuple[str, ...]) -> About:
+def _about(
+    order: Order, outcome: Outcome, *, started: float, stages: dict[str, float], degraded: tuple[str, ...]
+) -> About:
     identity = order.identity
     facts = identity.toolchain
     return About(
@@ -315,6 +324,7 @@ def _about(order: Order, outcome: Outcome, *, started: float, degraded: tuple[st
             cores=order.cores,
             started=started,
             log=os.fspath(outcome.log_path),
+            stages=stages,
         ),
         degraded=degraded,
     )

@@ -60,13 +60,21 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileRecord:
-    """How the compile went: ``seconds``, ``peak_memory`` in bytes, ``started`` as a Unix time, ``log`` as a path."""
+    """How the compile went.
+
+    Attributes:
+        peak_memory: Bytes.
+        started: Unix time.
+        log: Path of the compiler's log.
+        stages: Seconds per stage, in the order in which they came.
+    """
 
     seconds: float = 0.0
     peak_memory: int = 0
     cores: int = 0
     started: float = 0.0
     log: str = ""
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
