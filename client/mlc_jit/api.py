@@ -40,6 +40,9 @@ MAX_CONFIG_BYTES = 512 << 10
 TRIES = 5
 """How often a request is sent again when its daemon ends or is replaced meanwhile."""
 
+_POLICIES: dict[str, m.Policy] = {policy: policy for policy in get_args(m.Policy)}
+_TOOLCHAINS: dict[str, m.ToolchainChoice] = {choice: choice for choice in get_args(m.ToolchainChoice)}
+
 OnProgress = Callable[[m.Progress], None]
 
 
@@ -93,9 +96,20 @@ def jit(
     if not skip_log_jit_policy:
         logger.info("MLC_JIT_POLICY = %s. Can be one of: ON, OFF, REDO, READONLY", policy)
     request = make_request(model_path, overrides, device, system_lib_prefix, policy=policy)
-    answer = ask(request, on_progress=on_progress)
+    if on_progress is None and sys.stderr is not None and sys.stderr.isatty():
+        answer = _ask_on_terminal(request)
+    else:
+        answer = ask(request, on_progress=on_progress)
     logger.info("Using %s model lib: %s", "cached" if answer.source == "hit" else "compiled", answer.path)
     return JITResult(answer.path, answer.system_lib_prefix)
+
+
+def _ask_on_terminal(request: m.JitRequest) -> m.Result:
+    """Ask with a progress line; nothing is drawn for a hit."""
+    from mlc_jit.progress import ProgressLine  # noqa: PLC0415 - only where somebody watches
+
+    with ProgressLine(os.path.basename(request.model_path)) as line:  # noqa: PTH119 - on the hit path
+        return ask(request, on_progress=line)
 
 
 async def ajit(
@@ -125,9 +139,9 @@ def jit_policy() -> m.Policy:
         RequestError: It is none of the four.
     """
     text = os.environ.get("MLC_JIT_POLICY", "ON")
-    for policy in get_args(m.Policy):
-        if text == policy:
-            return policy  # type: ignore[no-any-return]
+    policy = _POLICIES.get(text)
+    if policy is not None:
+        return policy
     raise RequestError(
         f"MLC_JIT_POLICY={text!r} is none of ON, OFF, REDO, READONLY.", remedy="Correct or unset MLC_JIT_POLICY."
     )
@@ -172,7 +186,7 @@ def make_request(
         policy=policy,
         python=_interpreter(),
         toolchain=_toolchain(),
-        environment=variables.collect(os.environ),
+        environment=variables.own(),
         prewarm=prewarm,
     )
 
@@ -188,7 +202,8 @@ def ask(request: m.JitRequest, *, on_progress: OnProgress | None = None, cancel_
     Raises:
         JitError: No library; never just because of the daemon, as long as the work can be done without one.
     """
-    request = dataclasses.replace(request, progress=on_progress is not None)
+    if on_progress is not None:
+        request = dataclasses.replace(request, progress=True)
     tell = on_progress or _ignore
     try:
         places = locate()
@@ -334,9 +349,9 @@ def _interpreter() -> str:
 
 def _toolchain() -> m.ToolchainChoice:
     text = os.environ.get("MLC_JITD_TOOLCHAIN") or "auto"
-    for choice in get_args(m.ToolchainChoice):
-        if text == choice:
-            return choice  # type: ignore[no-any-return]
+    choice = _TOOLCHAINS.get(text)
+    if choice is not None:
+        return choice
     raise RequestError(
         f"MLC_JITD_TOOLCHAIN={text!r} is none of auto, mlc_llm, tvm.", remedy="Correct or unset MLC_JITD_TOOLCHAIN."
     )

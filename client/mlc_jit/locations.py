@@ -78,7 +78,33 @@ def locate(environ: Mapping[str, str] | None = None) -> Locations:
         StoreUnwritableError: The home can't be made.
         AccessRefusedError: The socket's path is too long for the system.
     """
-    env = os.environ if environ is None else environ
+    if environ is None:
+        return _locate_own()
+    return _locate(environ)
+
+
+def _locate_own() -> Locations:
+    """``_locate`` for this process, remembered while the variables and the home's inode are what they were."""
+    global _last  # noqa: PLW0603
+    state = tuple(map(os.environ.get, _DECISIVE))
+    if _last is not None and _last[0] == state:
+        try:
+            about = os.stat(_last[2].home)  # noqa: PTH116 - on the hit path
+        except OSError:
+            about = None
+        if about is not None and (about.st_dev, about.st_ino) == _last[1]:
+            return _last[2]
+    places = _locate(os.environ)
+    about = places.home.stat()
+    _last = (state, (about.st_dev, about.st_ino), places)
+    return places
+
+
+_DECISIVE = ("MLC_LLM_HOME", "XDG_CACHE_HOME", "HOME", "MLC_JITD_SOCKET", "MLC_JITD_RUNTIME_DIR")
+_last: tuple[tuple[str | None, ...], tuple[int, int], Locations] | None = None
+
+
+def _locate(env: Mapping[str, str]) -> Locations:
     home = cache_home(env)
     try:
         home.mkdir(parents=True, exist_ok=True)

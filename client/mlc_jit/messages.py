@@ -365,7 +365,8 @@ def encode(message: Message) -> bytes:
     """One message as the bytes of one frame."""
     fields = {"verb": message.verb}
     for name in _names(type(message)):
-        fields[name] = _plain(getattr(message, name))
+        value = getattr(message, name)
+        fields[name] = value if type(value) in _AS_THEY_ARE else _plain(value)
     packed: bytes = msgpack.packb(fields)
     return packed
 
@@ -420,6 +421,9 @@ def _names(cls: type) -> tuple[str, ...]:
     if names is None:
         names = _NAMES[cls] = tuple(f.name for f in dataclasses.fields(cls))
     return names
+
+
+_AS_THEY_ARE = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 def _plain(value: Any) -> Any:

@@ -125,6 +125,21 @@ def collect(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def own() -> dict[str, str]:
+    """``collect`` for this process's environment, as it is now; the work is done once for each state of it."""
+    global _last  # noqa: PLW0603
+    # The undecoded dict behind os.environ: to compare it takes a thirtieth of the time that walking it takes.
+    state = getattr(os.environ, "_data", None)
+    if state is None:
+        return collect(os.environ)
+    if _last is None or _last[0] != state:
+        _last = (dict(state), collect(os.environ))
+    return _last[1]
+
+
+_last: tuple[dict[object, object], dict[str, str]] | None = None
+
+
 def _absolute(paths: str) -> str:
     entries = paths.split(os.pathsep)
     if all(entry.startswith("/") for entry in entries):

@@ -7,6 +7,7 @@ and the toolchain's files are what they were; anything else is a miss here and g
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from mlc_jitd.store import Entry
 
 REMEMBERED = 4096
+
+LOOK_SECONDS = 0.005
+"""For how long one look at a toolchain counts. A process that began after a change of it can't ask sooner: to start an
+interpreter and connect takes longer than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Answers:
     ) -> None:
         self._entry_unchanged = entry_unchanged
         self._identity_unchanged = identity_unchanged
+        self._looked: dict[int, tuple[Identity, float]] = {}
         self._known: OrderedDict[Hashable, Answer] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -54,7 +60,7 @@ class Answers:
         answer = self._known.get(question)
         if answer is None:
             return None
-        if not (self._entry_unchanged(answer.entry) and self._identity_unchanged(answer.identity)):
+        if not (self._entry_unchanged(answer.entry) and self._same_toolchain(answer.identity)):
             with self._lock:
                 self._known.pop(question, None)
             return None
@@ -62,6 +68,18 @@ class Answers:
             if question in self._known:
                 self._known.move_to_end(question)
         return result(request.id, answer.identity, answer.entry)
+
+    def _same_toolchain(self, identity: Identity) -> bool:
+        now = time.monotonic()
+        looked = self._looked.get(id(identity))
+        if looked is not None and looked[0] is identity and now - looked[1] < LOOK_SECONDS:
+            return True
+        if not self._identity_unchanged(identity):
+            return False
+        if len(self._looked) > REMEMBERED:
+            self._looked.clear()
+        self._looked[id(identity)] = (identity, now)
+        return True
 
     def remember(self, request: JitRequest, identity: Identity, entry: Entry) -> None:
         """Keep the answer to a request; from any thread."""
