@@ -23,6 +23,7 @@ from mlc_jit.errors import CompileError, CompileOutOfMemoryError, JitError, Requ
 from mlc_jitd import broker as b
 from mlc_jitd.answers import Answers, result
 from mlc_jitd.build import StopSignal
+from mlc_jitd.headway import Headway
 from mlc_jitd.reports import cannot, error_of, internal, place, row, trouble_of
 from mlc_jitd.schedule.jobs import Accepted, Demand
 from mlc_jitd.store import Entry, Found
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mlc_jit.locations import Locations
     from mlc_jitd.gauge import Gauge
     from mlc_jitd.identity import Identity
-    from mlc_jitd.likeness import Likeness
+    from mlc_jitd.likeness import Expectation, Likeness
     from mlc_jitd.schedule.jobs import Grant
     from mlc_jitd.schedule.queue import Queue
     from mlc_jitd.server import Peer
@@ -46,6 +47,12 @@ LOOKUP_THREADS = 4
 LISTING_CHUNK = 500
 ADMIT_SECONDS = 2.0
 """How often the queue is asked while something waits: what others on the host use changes without a word."""
+
+TELL_SECONDS = 1.0
+"""How often those who wait for a running compile hear how far it is."""
+IDLE_SECONDS = 1.0
+"""How long nothing may happen. A signal that comes just before this thread begins to wait does not end the wait, and
+its handler runs in this thread: with no limit, SIGTERM was now and then (seen once in some 100) not heard at all."""
 
 
 class Replies(Protocol):
@@ -77,6 +84,8 @@ class JobState:
     identity: Identity
     asking: Asking
     submitted: float
+    like: Expectation
+    headway: Headway
     stop: StopSignal = field(default_factory=StopSignal)
     retried: bool = False
 
@@ -120,6 +129,7 @@ class Engine:
         self._entries: dict[str, Entry] = {}
         self._begun = time.monotonic()
         self._drain_by: float | None = None
+        self._next_admit = self._next_tell = 0.0
         self._replies: Replies | None = None
         self.counters: Counter[str] = Counter()
         self._remembered_hits = 0  # counted in the server's thread, all else in this one
@@ -134,10 +144,10 @@ class Engine:
             try:
                 handler, arguments = self._inbox.get(timeout=self._patience())
             except queue.Empty:
-                self._tick()
-                continue
+                handler, arguments = self._tick, ()
             try:
                 handler(*arguments)
+                self._tell_running()
             except Exception:
                 self.counters["engine_errors"] += 1
                 logger.exception("an event could not be handled: %s", handler.__name__)
@@ -537,8 +547,8 @@ class Engine:
     def _drained(self) -> bool:
         return self._drain_by is not None and not self._jobs and not self._asking
 
-    def _patience(self) -> float | None:
-        return ADMIT_SECONDS if self._jobs or self._drain_by is not None else None
+    def _patience(self) -> float:
+        return ADMIT_SECONDS if self._jobs or self._drain_by is not None else IDLE_SECONDS
 
     def _running(self) -> int:
         return sum(job.state != "queued" for job in self._broker.jobs.values())

@@ -19,6 +19,7 @@ from mlc_jit.errors import (
     CompileKilledError,
     CompileOutOfMemoryError,
     CompileTimedOutError,
+    ConfigInvalidError,
     DrainingError,
     JitError,
 )
@@ -131,7 +132,10 @@ class Work:
         Raises:
             JitError: The request can't be met, whatever the cache holds.
         """
-        identity = self.identifier.identify(request)
+        try:
+            identity = self.identifier.identify(request)
+        except ConfigInvalidError as error:
+            raise ConfigInvalidError(f"{request.model_path}: {error.message}", **error.facts()) from error
         return LookUp(identity, self.store.find(identity.key))
 
     def build(self, order: Order, report: Report, stop: StopSignal) -> Built:
