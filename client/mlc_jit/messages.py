@@ -4,7 +4,8 @@ A message is one ZeroMQ frame that holds one msgpack map: ``verb``, ``id``, and 
 verb names. Each class is a frozen value. What does not belong here: sockets, retries, meaning.
 
 Compatibility: fields may be added with a default, and a reader ignores fields that it does not know. A field is never
-removed, renamed or given another meaning within one ``PROTOCOL`` number.
+removed, renamed or given another meaning within one ``PROTOCOL`` number. Fields that were added (``LATER``) are left
+out where they have their default, so that the bytes of a message that does without them are what they always were.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import msgpack
 from mlc_jit.errors import JitError, ProtocolError, error_class
 
 PROTOCOL = 1
+LATER = {"later": True}
+"""Marks a field that joined its message after the first release of the protocol."""
+
 FEATURES: tuple[str, ...] = ("jit", "progress", "cancel", "status", "list", "stop")
 
 MAX_MESSAGE_BYTES = 1 << 20
@@ -167,14 +171,15 @@ class Heartbeat(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
-    """How far a job is; a joiner first gets the latest one.
+    """How far a job is; a joiner first gets the last one of each stage so far.
 
     Attributes:
         stage: ``queued``, ``locked`` (another process compiles this key), ``start``, the toolchain's own, ``publish``.
         detail: One line for people.
-        fraction: 0 to 1 where it is known, else ``None``.
+        fraction: 0 to 0.99, never falling while a compile runs; ``None`` where nothing like it was compiled before.
         elapsed: Seconds since the job was first asked for.
         key: Cache key, once known.
+        left: Seconds until its end, as far as they can be told from what its like took, else ``None``.
     """
 
     verb: ClassVar[str] = "progress"
@@ -183,6 +188,7 @@ class Progress(Message):
     fraction: float | None = None
     elapsed: float = 0.0
     key: str = ""
+    left: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +264,7 @@ class Cancelled(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobReport:
-    """One job in a ``Status``."""
+    """One job in a ``Status``; ``detail``, ``fraction`` and ``left`` as in ``Progress``."""
 
     key: str
     state: str
@@ -268,6 +274,9 @@ class JobReport:
     elapsed: float = 0.0
     waiters: int = 0
     pid: int = 0
+    detail: str = field(default="", metadata=LATER)
+    fraction: float | None = field(default=None, metadata=LATER)
+    left: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,6 +376,9 @@ def encode(message: Message) -> bytes:
     for name in _names(type(message)):
         value = getattr(message, name)
         fields[name] = value if type(value) in _AS_THEY_ARE else _plain(value)
+    for name, default in _later(type(message)):
+        if fields[name] == default:
+            del fields[name]
     packed: bytes = msgpack.packb(fields)
     return packed
 
@@ -423,12 +435,26 @@ def _names(cls: type) -> tuple[str, ...]:
     return names
 
 
+_LATER: dict[type, tuple[tuple[str, Any], ...]] = {}
+
+
+def _later(cls: type) -> tuple[tuple[str, Any], ...]:
+    """The fields of a class that are marked ``LATER``, with their defaults."""
+    later = _LATER.get(cls)
+    if later is None:
+        marked = (f for f in dataclasses.fields(cls) if f.metadata.get("later"))
+        later = _LATER[cls] = tuple((f.name, f.default) for f in marked)
+    return later
+
+
 _AS_THEY_ARE = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {name: _plain(getattr(value, name)) for name in _names(type(value))}
+        later = dict(_later(type(value)))
+        found = ((name, getattr(value, name)) for name in _names(type(value)))
+        return {name: _plain(each) for name, each in found if name not in later or each != later[name]}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value

@@ -29,6 +29,9 @@ Source = Literal["hit", "compiled", "joined"]
 LIVE: frozenset[JobState] = frozenset({"queued", "running"})
 """States in which a job can still be joined."""
 
+STAGES_KEPT = 32
+"""Stages of a job that a joiner is told; a compiler has some 15."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -44,11 +47,18 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a job is, as waiters are told."""
+    """How far a job is, as waiters are told.
+
+    Attributes:
+        left: Seconds until its end, where they are known.
+        at: Seconds after the job was asked for. Another time alone makes it no other step.
+    """
 
     stage: str
     detail: str = ""
     fraction: float | None = None
+    left: float | None = None
+    at: float | None = field(default=None, compare=False)
 
 
 # --- instructions ---------------------------------------------------------------------------------------------------
@@ -134,6 +144,25 @@ class Job:
     waiters: dict[Asker, bool] = field(default_factory=dict)
     """Who waits, and whether it is the one that caused the job (its source is ``compiled``, the others' ``joined``)."""
     step: Step | None = None
+    """The latest."""
+    history: dict[str, Step] = field(default_factory=dict)
+    """The last step of each stage so far, in their order, at the time when the stage began."""
+
+    def record(self, step: Step) -> None:
+        """Take in the next step."""
+        self.step = step
+        began = self.history.get(step.stage)
+        if began is None or next(reversed(self.history)) != step.stage:
+            self.history.pop(step.stage, None)  # it came before, and comes again
+            self.history[step.stage] = step
+            for oldest in list(self.history)[:-STAGES_KEPT]:
+                del self.history[oldest]
+        else:
+            self.history[step.stage] = replace(step, at=began.at)
+
+    def steps(self) -> list[Step]:
+        """What somebody who comes now has missed, and then where it is."""
+        return [] if self.step is None else [*list(self.history.values())[:-1], self.step]
 
     def lead(self) -> Asker:
         """Who caused the job, or the first of those who still wait if that one left before it was enqueued."""
@@ -266,6 +295,8 @@ class Broker:
         assert job.state in ("running", "cancelling"), job.state
         if job.state == "running" and job.waiters and not self.draining:
             job.state = "queued"
+            job.step = None
+            job.history.clear()
             self._tell("requeued", key)
             return self.advanced(key, step)
         out: list[Instruction] = [Withdraw(key)]
@@ -278,7 +309,7 @@ class Broker:
         job = self.jobs.get(key)
         if job is None or job.step == step:
             return []
-        job.step = step
+        job.record(step)
         return [Tell(tuple(job.waiters), key, step)] if job.waiters else []
 
     def finished(self, key: str, *, compiled: bool = True) -> list[Instruction]:
@@ -339,6 +370,8 @@ class Broker:
             assert job.waiters or job.state != "queued", "a queued job nobody waits for"
             assert sum(job.waiters.values()) <= 1, "two leaders"
             assert job.state in get_args(JobState), job.state
+            assert len(job.history) <= STAGES_KEPT
+            assert (job.step and job.step.stage) == next(reversed(job.history), None), "a history that ends elsewhere"
         for key, job in self._next.items():
             assert job.key == key
             assert job.waiters, "a next job nobody waits for"
@@ -367,9 +400,10 @@ class Broker:
         if following is not None:
             return self._join(following, asker, redo=redo, interactive=interactive)
         following = self._next[job.key] = Job(job.key, "queued", redo, reason, interactive, now)
-        following.step = Step("queued", "behind a compile of this configuration that is being cancelled")
+        step = Step("queued", "behind a compile of this configuration that is being cancelled")
+        following.record(step)
         self._wait(following, asker, leads=True)
-        return [Tell((asker,), job.key, following.step)]
+        return [Tell((asker,), job.key, step)]
 
     def _follow(self, key: str) -> list[Instruction]:
         """Enqueue what waited for the key's cancelled job to end."""
@@ -389,8 +423,7 @@ class Broker:
             job.interactive = True
             if job.state == "queued" and self.jobs.get(job.key) is job:
                 out.append(Promote(job.key))
-        if job.step is not None:
-            out.append(Tell((asker,), job.key, job.step))
+        out += [Tell((asker,), job.key, step) for step in job.steps()]
         return out
 
     def _wait(self, job: Job, asker: Asker, *, leads: bool) -> None:

@@ -50,6 +50,7 @@ ADMIT_SECONDS = 2.0
 
 TELL_SECONDS = 1.0
 """How often those who wait for a running compile hear how far it is."""
+
 IDLE_SECONDS = 1.0
 """How long nothing may happen. A signal that comes just before this thread begins to wait does not end the wait, and
 its handler runs in this thread: with no limit, SIGTERM was now and then (seen once in some 100) not heard at all."""
@@ -144,10 +145,10 @@ class Engine:
             try:
                 handler, arguments = self._inbox.get(timeout=self._patience())
             except queue.Empty:
-                handler, arguments = self._tick, ()
+                handler, arguments = _nothing, ()
             try:
                 handler(*arguments)
-                self._tell_running()
+                self._on_time()
             except Exception:
                 self.counters["engine_errors"] += 1
                 logger.exception("an event could not be handled: %s", handler.__name__)
@@ -286,7 +287,7 @@ class Engine:
         )
 
         def report(stage: Stage) -> None:
-            self._post(self._advanced, key, b.Step(stage.name, stage.detail))
+            self._post(self._advanced, key, stage, time.monotonic())
 
         try:
             built = self._work.build(order, report, state.stop)
@@ -298,7 +299,18 @@ class Engine:
         else:
             self._post(self._built, key, built)
 
-    def _advanced(self, key: str, step: b.Step) -> None:
+    def _advanced(self, key: str, stage: Stage, now: float) -> None:
+        """A compile has come to a stage. While another process compiles the key, nothing is known of how far it is."""
+        state = self._jobs.get(key)
+        if state is None:
+            return
+        if stage.name != "locked":
+            state.headway.enter(stage.name, now)
+        self._tell_place(key, state, stage.name, stage.detail, now)
+
+    def _tell_place(self, key: str, state: JobState, stage: str, detail: str, now: float) -> None:
+        where = state.headway.at(now)
+        step = b.Step(stage, detail, where.fraction, where.left, now - state.submitted)
         self._do(self._broker.advanced(key, step))
 
     def _built(self, key: str, built: Built) -> None:
@@ -318,6 +330,7 @@ class Engine:
         now = time.monotonic()
         if isinstance(error, CompileOutOfMemoryError) and not state.retried and self._queue.retry(key, now):
             state.retried = True
+            state.headway.restart()
             logger.warning("%s ran out of memory; it will be tried once more, alone", key[:12])
             self._do(self._broker.requeued(key, b.Step("queued", "ran out of memory: once more, alone")))
             self._admit()
@@ -363,7 +376,10 @@ class Engine:
         for grant in admission.granted:
             self._start(grant)
         for waiting in self._queue.snapshot(now).waiting:
-            self._do(self._broker.advanced(waiting.demand.job, b.Step("queued", place(waiting))))
+            like = waiting.demand.estimate
+            left = None if like is None or waiting.estimate is None else float(round(waiting.estimate + like))
+            at = now - waiting.demand.submitted
+            self._do(self._broker.advanced(waiting.demand.job, b.Step("queued", place(waiting), left=left, at=at)))
 
     def _start(self, grant: Grant) -> None:
         key = grant.job
@@ -377,15 +393,14 @@ class Engine:
     def _demand(self, key: str, *, interactive: bool) -> Demand:
         state = self._jobs[key]
         peer = state.asking.peer
-        like = self._likeness.of(state.identity)
         return Demand(
             job=key,
             client=str(peer.pid) if peer.pid else peer.identity.hex(),
             user=peer.uid,
             submitted=state.submitted,
             interactive=interactive,
-            memory=like.memory,
-            estimate=like.seconds,
+            memory=state.like.memory,
+            estimate=state.like.seconds,
         )
 
     # --- the broker's instructions ----------------------------------------------------------------------------------
@@ -431,8 +446,10 @@ class Engine:
 
     def _tell(self, instruction: b.Tell) -> None:
         state = self._jobs.get(instruction.key)
-        elapsed = time.monotonic() - state.submitted if state is not None else 0.0
         step = instruction.step
+        elapsed = step.at
+        if elapsed is None:
+            elapsed = time.monotonic() - state.submitted if state is not None else 0.0
         for identity, id_ in instruction.askers:
             asking = self._asking.get((identity, id_))
             if asking is not None and asking.request.progress:
@@ -443,6 +460,7 @@ class Engine:
                         stage=step.stage,
                         detail=step.detail,
                         fraction=step.fraction,
+                        left=step.left,
                         elapsed=elapsed,
                         key=instruction.key,
                     ),
@@ -451,7 +469,9 @@ class Engine:
     def _enqueue(self, instruction: b.Enqueue) -> None:
         asking = self._asking[instruction.asker]
         assert asking.identity is not None, "a job for a request that was not looked up"
-        self._jobs[instruction.key] = JobState(asking.identity, asking, time.monotonic())
+        like = self._likeness.of(asking.identity)
+        headway = Headway(dict(like.stages), like.seconds)
+        self._jobs[instruction.key] = JobState(asking.identity, asking, time.monotonic(), like, headway)
         demand = self._demand(instruction.key, interactive=instruction.interactive)
         answer = self._queue.submit(demand, self._gauge.now())
         if isinstance(answer, Accepted):
@@ -511,6 +531,9 @@ class Engine:
             model=state.asking.request.model_path,
             device=state.asking.request.device,
             stage=job.step.stage if job.step else "",
+            detail=job.step.detail if job.step else "",
+            fraction=job.step.fraction if job.step else None,
+            left=job.step.left if job.step else None,
             elapsed=now - state.submitted,
             waiters=len(job.waiters),
         )
@@ -544,11 +567,23 @@ class Engine:
             for state in self._jobs.values():
                 state.stop.stop("draining")
 
+    def _on_time(self) -> None:
+        """What time alone changes; after every event, so that a busy inbox does not keep it from happening."""
+        now = time.monotonic()
+        if now >= self._next_tell:
+            self._next_tell = now + TELL_SECONDS
+            for key, job in list(self._broker.jobs.items()):
+                if job.state == "running" and job.step is not None:
+                    self._tell_place(key, self._jobs[key], job.step.stage, job.step.detail, now)
+        if now >= self._next_admit:
+            self._next_admit = now + ADMIT_SECONDS
+            self._tick()
+
     def _drained(self) -> bool:
         return self._drain_by is not None and not self._jobs and not self._asking
 
     def _patience(self) -> float:
-        return ADMIT_SECONDS if self._jobs or self._drain_by is not None else IDLE_SECONDS
+        return TELL_SECONDS if self._jobs or self._drain_by is not None else IDLE_SECONDS
 
     def _running(self) -> int:
         return sum(job.state != "queued" for job in self._broker.jobs.values())
@@ -562,6 +597,10 @@ class Engine:
 
     def _server_counters(self) -> Counter[str]:
         return Counter() if self._replies is None else self._replies.counters
+
+
+def _nothing() -> None:
+    """No event came."""
 
 
 def _logged(task: Callable[[], None]) -> None:

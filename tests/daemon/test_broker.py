@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlc_jitd.broker import (
+    STAGES_KEPT,
     Asker,
     Broker,
     Deliver,
@@ -154,13 +155,64 @@ def test_many_askers_one_job(broker: Broker) -> None:
     assert [each.source for each in delivered if isinstance(each, Deliver)] == ["compiled"] + ["joined"] * 99
 
 
-def test_who_joins_late_is_told_the_latest_progress(broker: Broker) -> None:
+def told(out: list[Instruction]) -> list[Step]:
+    return [each.step for each in out if isinstance(each, Tell)]
+
+
+def test_who_joins_late_is_told_the_stages_so_far_and_then_the_stream(broker: Broker) -> None:
     ask(broker, A)
     broker.started(KEY)
     broker.advanced(KEY, Step("start"))
     assert broker.advanced(KEY, STEP) == [Tell((A,), KEY, STEP)]
-    assert ask(broker, B) == [Tell((B,), KEY, STEP)]
+    assert ask(broker, B) == [Tell((B,), KEY, Step("start")), Tell((B,), KEY, STEP)]
     assert broker.advanced(KEY, Step("publish")) == [Tell((A, B), KEY, Step("publish"))]
+
+
+def test_of_each_stage_so_far_the_last_step_is_told_at_the_time_when_the_stage_began(broker: Broker) -> None:
+    ask(broker, A)
+    broker.advanced(KEY, Step("queued", "position 1", at=0.0))
+    broker.started(KEY)
+    for number in range(1, 4):
+        broker.advanced(KEY, Step("lower", f"{number} of 3", number / 10, 4.0 - number, at=float(number)))
+    broker.advanced(KEY, Step("publish", at=5.0))
+    broker.advanced(KEY, Step("publish", "nearly", at=6.0))
+    steps = told(ask(broker, B))
+    assert [(step.stage, step.detail, step.at) for step in steps] == [
+        ("queued", "position 1", 0.0), ("lower", "3 of 3", 1.0), ("publish", "nearly", 6.0),
+    ]  # fmt: skip
+
+
+def test_a_stage_that_comes_again_is_told_where_it_came_last(broker: Broker) -> None:
+    ask(broker, A)
+    broker.started(KEY)
+    for stage in ("start", "lower", "link", "lower"):
+        broker.advanced(KEY, Step(stage))
+    assert [step.stage for step in told(ask(broker, B))] == ["start", "link", "lower"]
+
+
+def test_the_stages_that_are_kept_are_bounded(broker: Broker) -> None:
+    ask(broker, A)
+    broker.started(KEY)
+    for number in range(100):
+        broker.advanced(KEY, Step(f"stage {number}"))
+    assert [step.stage for step in told(ask(broker, B))] == [f"stage {n}" for n in range(100 - STAGES_KEPT, 100)]
+
+
+def test_a_second_try_begins_its_history_anew(broker: Broker) -> None:
+    ask(broker, A)
+    broker.started(KEY)
+    broker.advanced(KEY, Step("start"))
+    broker.advanced(KEY, STEP)
+    again = Step("queued", "once more, alone")
+    broker.requeued(KEY, again)
+    assert told(ask(broker, B)) == [again]
+
+
+def test_another_time_alone_is_no_progress(broker: Broker) -> None:
+    ask(broker, A)
+    assert broker.advanced(KEY, Step("lower", at=1.0))
+    assert broker.advanced(KEY, Step("lower", at=2.0)) == []
+    assert broker.advanced(KEY, Step("lower", left=3.0, at=2.0))
 
 
 def test_the_same_progress_is_told_once(broker: Broker) -> None:

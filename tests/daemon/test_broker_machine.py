@@ -46,6 +46,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self.open: dict[Asker, str] = {}
         """Who asked, was not answered and did not leave."""
         self.policies: dict[Asker, Policy] = {}
+        self.told: dict[Asker, list[str]] = {}
+        """The stages that each heard of, as they came."""
         self.queued: set[str] = set()
         self.running: set[str] = set()
         self.dying: set[str] = set()
@@ -86,6 +88,7 @@ class BrokerMachine(RuleBasedStateMachine):
                     assert each.key in self.queued | self.running
                     for asker in each.askers:
                         assert self.open[asker] == each.key, "told somebody who does not wait"
+                        self.told.setdefault(asker, []).append(each.step.stage)
 
     def start(self, key: str) -> None:
         self.queued.remove(key)
@@ -227,6 +230,14 @@ class BrokerMachine(RuleBasedStateMachine):
         assert {key for key, state in states.items() if state == "queued"} == self.queued
         assert {key for key, state in states.items() if state == "running"} == self.running - self.dying
         assert {key for key, state in states.items() if state == "cancelling"} == self.dying
+
+    @invariant()
+    def who_waits_knows_the_latest_stage_and_those_before_it(self) -> None:
+        for job in self.broker.jobs.values():
+            for asker in job.waiters:
+                heard = self.told.get(asker, [])
+                assert heard[-1:] == list(job.history)[-1:]
+                assert set(job.history) <= set(heard)
 
     @invariant()
     def who_waits_waits_for_a_job(self) -> None:
