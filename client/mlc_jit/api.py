@@ -31,7 +31,7 @@ from mlc_jit.errors import (
     StoreUnwritableError,
     ToolchainNotFoundError,
 )
-from mlc_jit.locations import Locations, locate
+from mlc_jit.locations import NO_HOME, Locations, locate
 
 logger = logging.getLogger("mlc_jit")
 
@@ -209,8 +209,8 @@ def ask(request: m.JitRequest, *, on_progress: OnProgress | None = None, cancel_
         places = locate()
         return _ask_daemon(places, request, tell, cancel_alone=cancel_alone)
     except (DaemonError, StoreUnwritableError) as error:
-        if isinstance(error, StoreUnwritableError) and error.key:
-            raise  # the daemon's own answer: the cache can't be written, by nobody
+        if isinstance(error, StoreUnwritableError) and (error.key or error.reason == NO_HOME):
+            raise  # the cache can't be written, by nobody
         trouble: JitError = error
     fallback.warn_once(trouble)
     try:
@@ -307,7 +307,10 @@ def read_config(folder: Path) -> bytes:
             message, remedy="Pass the folder of a model in MLC's format (`mlc_llm gen_config` makes its config)."
         ) from error
     if len(payload) > MAX_CONFIG_BYTES:
-        raise ConfigInvalidError(f"{path} has {len(payload)} bytes; a config has a few thousand.")
+        raise ConfigInvalidError(
+            f"{path} has {len(payload)} bytes; a config has a few thousand.",
+            remedy="Make it anew with `mlc_llm gen_config`.",
+        )
     return payload
 
 

@@ -24,6 +24,9 @@ SUN_PATH_BYTES = 104 if sys.platform == "darwin" else 108
 """The longest Unix socket path, with its terminating zero byte."""
 
 
+NO_HOME = "no-home"
+
+
 @dataclass(frozen=True, slots=True)
 class Locations:
     """The paths of one daemon.
@@ -63,8 +66,28 @@ def cache_home(environ: Mapping[str, str] | None = None) -> Path:
         raise StoreUnwritableError(
             "There is no home folder for this user, so no place for the cache of compiled libraries.",
             remedy="Set MLC_LLM_HOME to a folder that this user can write.",
+            reason=NO_HOME,
         )
     return Path(home) / ".cache" / "mlc_llm"
+
+
+def made_home(environ: Mapping[str, str] | None = None) -> Path:
+    """``cache_home``, made if it is not there.
+
+    Raises:
+        StoreUnwritableError: It can't be; ``reason`` is ``no-home``: nobody could put a library there.
+    """
+    home = cache_home(environ)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        home.stat()
+    except OSError as error:
+        raise StoreUnwritableError(
+            f"The cache home {home} can't be used: {error.strerror or error}.",
+            remedy="Set MLC_LLM_HOME to a folder that this user can write.",
+            reason=NO_HOME,
+        ) from error
+    return home
 
 
 def locate(environ: Mapping[str, str] | None = None) -> Locations:
@@ -105,15 +128,8 @@ _last: tuple[tuple[str | None, ...], tuple[int, int], Locations] | None = None
 
 
 def _locate(env: Mapping[str, str]) -> Locations:
-    home = cache_home(env)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        about = home.stat()
-    except OSError as error:
-        raise StoreUnwritableError(
-            f"The cache home {home} can't be used: {error.strerror or error}.",
-            remedy="Set MLC_LLM_HOME to a folder that this user can write.",
-        ) from error
+    home = made_home(env)
+    about = home.stat()
     identity = hashlib.sha256(f"{about.st_dev}:{about.st_ino}".encode()).hexdigest()[:16]
     runtime = Path(env["MLC_JITD_RUNTIME_DIR"]) if env.get("MLC_JITD_RUNTIME_DIR") else default_runtime()
     socket = Path(env["MLC_JITD_SOCKET"]) if env.get("MLC_JITD_SOCKET") else runtime / f"{identity}.sock"

@@ -31,6 +31,7 @@ from mlc_jitd.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import FrameType
 
     from mlc_jit.errors import JitError
@@ -40,13 +41,13 @@ logger = logging.getLogger(__name__)
 DOOR_CHECK_SECONDS = 5.0
 
 
-def make_work(places: Locations, settings: Settings) -> Work:
+def make_work(home: Path, settings: Settings) -> Work:
     """Identity, store and toolchains over one home, opened.
 
     Raises:
         StoreUnwritableError: The home can't be used at all. One that can only be read is no error: hits are served.
     """
-    store = Store(places.home)
+    store = Store(home)
     report = store.open()
     for warning in report.warnings:
         logger.warning("%s", warning)
@@ -74,7 +75,7 @@ def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None
     door = Door(places)
     door.lock()
     try:
-        work = make_work(places, settings)
+        work = make_work(places.home, settings)
         engine = _engine(work, places, settings)
         engine.log_path = log_path
         server = Server(door.bind(), engine.handle, gone=engine.gone, tick=_door_check(door, engine))

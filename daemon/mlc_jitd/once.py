@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mlc_jit import messages as m
 from mlc_jit.errors import DaemonError, JitError, ProtocolError
-from mlc_jit.locations import locate
+from mlc_jit.locations import made_home
 from mlc_jitd import broker as b
 from mlc_jitd.answers import result
 from mlc_jitd.app import make_work
@@ -52,7 +52,7 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
         request = _request(source)
         _stop_with_asker(source, stop)
         settings = Settings.load()
-        answer = _answer(make_work(locate(), settings), request, settings, reply, stop)
+        answer = _answer(make_work(made_home(), settings), request, settings, reply, stop)
     except JitError as error:
         reply(m.Failure.of(error, id=0))
         return 1
@@ -75,7 +75,7 @@ def _request(source: BinaryIO) -> m.JitRequest:
 
 def _stop_with_asker(source: BinaryIO, stop: StopSignal) -> None:
     def watch() -> None:
-        while source.read(1):
+        while os.read(source.fileno(), 1):  # not through the buffer: its lock, held at exit, would abort the process
             pass
         stop.stop("cancelled")
 

@@ -203,6 +203,8 @@ class Client:
         """What it printed, once it has ended well."""
         out, err = self.process.communicate(timeout=limit)
         assert self.process.returncode == 0, err.decode()
+        assert b"Fatal" not in err, err.decode()
+        assert b"Traceback" not in err, err.decode()
         return json.loads(out)
 
     def path(self, limit: float = 15.0) -> str:

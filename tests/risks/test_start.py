@@ -127,6 +127,14 @@ def test_why_a_daemon_could_not_start_reaches_the_client(double: Double, client:
     assert "MLC_JITD_JOBS='many'" in error["text"]
 
 
+def test_a_socket_path_that_is_too_long_makes_it_slower_not_broken(
+    double: Double, client: Clients, place: Place
+) -> None:
+    path = client.ask(double.model(), MLC_JITD_SOCKET=str(place.root / ("x" * 110))).path()
+    assert Path(path).is_file()
+    assert place.daemons() == []
+
+
 def test_a_daemon_whose_socket_was_taken_away_ends_and_is_replaced(
     daemon: Daemon, double: Double, place: Place
 ) -> None:
