@@ -10,12 +10,13 @@ connections that are open live on until the server closes.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 from typing import TYPE_CHECKING
 
-from mlc_jit.errors import DaemonUnavailableError
+from mlc_jit.errors import DaemonUnavailableError, StoreUnwritableError
 from mlc_jit.locations import Locations, private_folder
 
 if TYPE_CHECKING:
@@ -39,9 +40,13 @@ class Door:
         Raises:
             DaemonUnavailableError: Another process is; ``reason`` is ``running``.
             AccessRefusedError: The runtime folder is not private.
+            StoreUnwritableError: The runtime folder or the lock can't be made.
         """
         private_folder(self.places.runtime)
-        fd = os.open(self.places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self.places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unlockable(error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -52,25 +57,37 @@ class Door:
                 remedy="Nothing needs to be done to use it; `mlc-jit stop` ends it.",
                 reason="running",
             ) from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(fd)
+            raise self._unlockable(error) from error
+        with contextlib.suppress(OSError):  # a full disk: the pid is for people, hits can be served
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock = fd
+
+    def _unlockable(self, error: OSError) -> StoreUnwritableError:
+        return StoreUnwritableError(
+            f"The lock {self.places.lock} can't be made or held: {error.strerror or error}.",
+            remedy="Set MLC_JITD_RUNTIME_DIR to a folder on a local disk that this user can write.",
+        )
 
     def bind(self) -> socket.socket:
         """A listening socket, reachable at ``places.socket`` from now on."""
         assert self._lock is not None, "lock before bind"
         path = self.places.socket
-        fresh = path.with_name(f".{path.name[:40]}.{os.getpid()}")
-        fresh.unlink(missing_ok=True)
+        # Our lock makes this name ours. It is no longer than the real one, which may be as long as the system allows.
+        fresh = path.with_name(("~" if path.name[0] != "~" else "+") + path.name[1:])
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
         try:
+            fresh.unlink(missing_ok=True)
             listener.bind(os.fspath(fresh))
             fresh.chmod(0o600)
             listener.listen(BACKLOG)
             fresh.rename(path)
         except OSError as error:
             listener.close()
-            fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
             raise DaemonUnavailableError(
                 f"The socket {path} can't be made: {error.strerror or error}.",
                 remedy="Set MLC_JITD_RUNTIME_DIR to a folder on a local disk that this user can write.",
@@ -93,7 +110,8 @@ class Door:
     def retire(self) -> None:
         """Stop being the daemon of this home; open connections are not touched. May be called twice."""
         if self._inode is not None and _inode(self.places.socket) == self._inode:
-            self.places.socket.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that became read-only: the lock is released all the same
+                self.places.socket.unlink(missing_ok=True)
         self._inode = None
         if self._lock is not None:
             os.close(self._lock)

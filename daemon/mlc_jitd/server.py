@@ -20,12 +20,20 @@ from dataclasses import dataclass
 import zmq
 
 from mlc_jit import messages as m
-from mlc_jit.errors import AccessRefusedError, ProtocolError
+from mlc_jit.errors import AccessRefusedError, JitError, ProtocolError
 
 logger = logging.getLogger(__name__)
 
 BATCH = 128
 """Messages taken from the socket before replies of other threads and heartbeats get their turn."""
+
+MAX_UNREAD = 1000
+"""Messages that may wait in either direction on one connection; replies beyond that are dropped and counted."""
+
+COUNTED = (
+    "broken_frames", "dropped_replies", "handler_errors", "invalid_messages", "lost_waiters", "messages",
+    "refused_uid", "unknown_verbs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,8 @@ class Server:
         self._gone = gone
         self._tick = tick
         self._allow = frozenset({os.getuid()}) if allow is None else allow
-        self.counters: Counter[str] = Counter()
+        # Every name from the start: another thread may add this up while this one counts.
+        self.counters: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self._waiting: dict[bytes, set[int]] = {}
         self._outbox: deque[tuple[bytes, m.Message]] = deque()
         self._wake_r, self._wake_w = socket.socketpair()
@@ -79,8 +88,8 @@ class Server:
         self._router.setsockopt(zmq.LINGER, 1000)
         self._router.setsockopt(zmq.MAXMSGSIZE, m.MAX_MESSAGE_BYTES)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._router.setsockopt(zmq.RCVHWM, 10_000)
-        self._router.setsockopt(zmq.SNDHWM, 10_000)
+        self._router.setsockopt(zmq.RCVHWM, MAX_UNREAD)
+        self._router.setsockopt(zmq.SNDHWM, MAX_UNREAD)
         path = listener.getsockname()
         self._router.setsockopt(zmq.USE_FD, listener.detach())
         self._router.bind(f"ipc://{path}")
@@ -91,12 +100,11 @@ class Server:
         self._thread.start()
 
     def send(self, identity: bytes, message: m.Message) -> None:
-        """Queue a reply; from any thread. A connection that is gone is no error."""
+        """Queue a reply; from any thread. A connection that is gone is no error, nor is a server that is closed."""
         self._outbox.append((identity, message))
         if not self._awake:
             self._awake = True
-            with contextlib.suppress(BlockingIOError):
-                self._wake_w.send(b"\0")
+            self._wake()
 
     def waiting(self) -> int:
         """How many requests are unanswered."""
@@ -107,16 +115,19 @@ class Server:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Send what is queued, then close the socket."""
+        """Send what is queued, then close the socket. May be called twice."""
         self._stop.set()
-        with contextlib.suppress(BlockingIOError):
-            self._wake_w.send(b"\0")
+        self._wake()
         if self._thread.ident is not None:
             self._thread.join()
         self._router.close()
         self._context.term()
         self._wake_r.close()
         self._wake_w.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full, so it will wake; or closed
+            self._wake_w.send(b"\0")
 
     # --- the server's thread ----------------------------------------------------------------------------------------
 
@@ -132,7 +143,11 @@ class Server:
                 self._beat()
             if now >= next_tick and self._tick is not None:
                 next_tick = now + 1.0
-                self._tick()
+                try:
+                    self._tick()
+                except Exception:
+                    self.counters["handler_errors"] += 1
+                    logger.exception("the tick failed")
             due = min(next_beat if self._waiting else now + 60.0, next_tick if self._tick else now + 60.0)
             ready = dict(poller.poll(int(max(0.0, due - time.monotonic()) * 1000) + 1))
             if self._wake_r.fileno() in ready:
@@ -186,7 +201,12 @@ class Server:
             self._answered(identity, message.id)
         elif type(message) is m.JitRequest:
             self._waiting.setdefault(identity, set()).add(message.id)
-        reply = self._handler(peer, message)
+        try:
+            reply = self._handler(peer, message)
+        except Exception as error:
+            self.counters["handler_errors"] += 1
+            logger.exception("%s could not be handled", message.verb)
+            reply = _internal(error, message.id)  # else it would wait, and be told to go on waiting, for ever
         if reply is not None:
             self._put(identity, reply)
 
@@ -206,14 +226,22 @@ class Server:
         if isinstance(message, FINAL):
             self._answered(identity, message.id)
         try:
-            self._router.send_multipart((identity, m.encode(message)), zmq.NOBLOCK)
+            payload = m.encode(message)
+        except Exception as error:
+            self.counters["handler_errors"] += 1
+            logger.exception("a reply could not be encoded: %s", message.verb)
+            self._answered(identity, message.id)
+            payload = m.encode(_internal(error, message.id))
+        try:
+            self._router.send_multipart((identity, payload), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 self._lost(identity)
             elif error.errno == zmq.EAGAIN:
                 self.counters["dropped_replies"] += 1
             else:
-                raise
+                self.counters["handler_errors"] += 1
+                logger.exception("a reply could not be sent: %s", message.verb)
 
     def _answered(self, identity: bytes, id_: int) -> None:
         ids = self._waiting.get(identity)
@@ -232,11 +260,21 @@ class Server:
             self._put(identity, m.Heartbeat())
 
 
+def _internal(error: Exception, id_: int) -> m.Failure:
+    # What could not be encoded may stand in the error's text.
+    text = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+    trouble = JitError(
+        f"The daemon failed: {text}",
+        remedy="Its log has the details (`mlc-jit status` names it); please report this.",
+        reason="internal",
+    )
+    return m.Failure.of(trouble, id=id_)
+
+
 def _peer(identity: bytes, frame: zmq.Frame) -> Peer:
     """The peer by its frame: ``localhost:UID:GID:PID``, from SO_PEERCRED (seen with libzmq 4.3.5)."""
-    address = frame.get("Peer-Address")
     try:
-        _, uid, gid, pid = str(address).split(":")
+        _, uid, gid, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
         return Peer(identity, int(uid), int(gid), int(pid or 0))
-    except ValueError:
+    except (ValueError, zmq.ZMQError):
         return Peer(identity, -1, -1, 0)
