@@ -32,6 +32,9 @@ PROBE_SECONDS = m.HEARTBEAT_SECONDS * 1.25
 
 Reach = Literal["up", "down"]
 
+_left_behind: list[object] = []
+"""Sockets and contexts of the process that this one was forked from: closing them here would hang or hurt it."""
+
 
 class Channel:
     """A DEALER connection to the socket at ``path``. Not thread-safe.
@@ -43,6 +46,7 @@ class Channel:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.inode = _inode(path)
+        self._pid = os.getpid()
         self._ids = itertools.count(1)
         self._socket = _context().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -109,6 +113,15 @@ class Channel:
     def close(self) -> None:
         """Drop the connection and what is unsent."""
         self._socket.close(0)
+
+    def __del__(self, getpid: Callable[[], int] = os.getpid, left_behind: list[object] = _left_behind) -> None:
+        """A thread that ends drops its connection like this; so does a child that was forked from among threads."""
+        if not hasattr(self, "_socket"):
+            return
+        if self._pid == getpid():
+            self.close()
+        else:
+            left_behind.append(self._socket)
 
 
 def query(
@@ -194,8 +207,6 @@ def _require_own(probe: socket.socket, path: Path) -> None:
 
 _local = threading.local()
 _shared: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
-_left_behind: list[object] = []
-"""Sockets and contexts of the process that this one was forked from: closing them here would hang or hurt it."""
 _making = threading.Lock()
 
 

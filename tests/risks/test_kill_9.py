@@ -96,7 +96,9 @@ def test_the_supervisor(
     waiting = client.ask(gated)
     until(lambda: len(double.children()) == 2)
     family = [*double.starts(), *double.children()]
-    (supervisor,) = psutil.Process(daemon.pid).children()
+    (supervisor,) = [
+        child for child in psutil.Process(daemon.pid).children(recursive=True) if "boot.py" in " ".join(child.cmdline())
+    ]
     kill(supervisor.pid)
     error = waiting.error()
     assert error["error"] == "CompileKilledError"

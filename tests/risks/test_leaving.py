@@ -146,15 +146,15 @@ def test_a_queued_compile_that_nobody_waits_for_is_dropped(
 
 
 def test_a_callback_that_raises_leaves_the_connection_usable(daemon: Daemon, double: Double) -> None:
-    class StopHere(Exception):
+    class StopHereError(Exception):
         pass
 
     def stop(_progress: object) -> None:
-        raise StopHere
+        raise StopHereError
 
     gate = double.gate()
     model, other = double.model(told={"wait_for": gate}), double.model("other")
-    with pytest.raises(StopHere):
+    with pytest.raises(StopHereError):
         jit(model, {}, "cpu", on_progress=stop)
     gate.touch()
     path = jit(other, {}, "cpu").model_lib_path
