@@ -108,7 +108,7 @@ def _read_line(fd: int) -> str:
 
 def _start_as_service(places: Locations) -> bool:
     """Have the user's systemd start it, and wait until it is ready; whether that went well."""
-    unit = f"mlc-jitd-{places.socket.stem[:16]}-{os.getpid()}-{time.monotonic_ns() % 1_000_000}"
+    unit = f"mlc-jitd-{places.lock.stem}-{os.getpid()}-{time.monotonic_ns() % 1_000_000}"
     settings = [f"--setenv={name}={value}" for name, value in _environment(places).items() if _is_ours(name)]
     command = [
         "systemd-run", "--user", "--quiet", "--collect", f"--unit={unit}", "--service-type=notify",

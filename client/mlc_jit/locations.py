@@ -7,7 +7,6 @@ after the home's identity (device and inode).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import sys
@@ -130,7 +129,7 @@ _last: tuple[tuple[str | None, ...], tuple[int, int], Locations] | None = None
 def _locate(env: Mapping[str, str]) -> Locations:
     home = made_home(env)
     about = home.stat()
-    identity = hashlib.sha256(f"{about.st_dev}:{about.st_ino}".encode()).hexdigest()[:16]
+    identity = f"{about.st_dev:x}-{about.st_ino:x}"
     runtime = Path(env["MLC_JITD_RUNTIME_DIR"]) if env.get("MLC_JITD_RUNTIME_DIR") else default_runtime()
     socket = Path(env["MLC_JITD_SOCKET"]) if env.get("MLC_JITD_SOCKET") else runtime / f"{identity}.sock"
     if len(os.fsencode(socket)) >= SUN_PATH_BYTES:
