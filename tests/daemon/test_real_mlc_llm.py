@@ -1,0 +1,81 @@
+"""The real compiler through a real daemon. Minutes; runs where MLC_JITD_TEST_PYTHON names an interpreter that has it.
+
+Its PYTHONPATH, if it needs one, comes from MLC_JITD_TEST_PYTHONPATH. The model has a config of our own.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+
+import pytest
+
+from mlc_jit import CompileError, ConfigInvalidError, jit
+
+PYTHON = os.environ.get("MLC_JITD_TEST_PYTHON", "")
+
+pytestmark = [
+    pytest.mark.mlc_llm,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(not PYTHON, reason="MLC_JITD_TEST_PYTHON names no interpreter that has mlc_llm"),
+]
+
+TINY = {
+    "model_type": "llama",
+    "quantization": "q4f32_1",
+    "model_config": {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "rms_norm_eps": 1e-05,
+        "vocab_size": 512,
+        "position_embedding_base": 10000.0,
+        "context_window_size": 256,
+        "prefill_chunk_size": 64,
+        "max_batch_size": 2,
+    },
+    "context_window_size": 256,
+    "prefill_chunk_size": 64,
+    "tensor_parallel_shards": 1,
+}
+
+
+@pytest.fixture
+def real(monkeypatch):
+    monkeypatch.setenv("MLC_JITD_PYTHON", PYTHON)
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("MLC_JITD_TEST_PYTHONPATH", ""))
+    monkeypatch.setenv("SKIP_LOADING_MLCLLM_SO", "1")
+
+
+def test_a_cpu_library_is_compiled_once_and_then_hit(daemon, real, model):
+    folder = model(**TINY)
+    stages: list[str] = []
+    first = jit(folder, {}, "cpu", on_progress=lambda progress: stages.append(progress.stage))
+    again = jit(folder, {}, "cpu:0", on_progress=lambda progress: stages.append("compiled again"))
+    assert first.model_lib_path == again.model_lib_path
+    assert first.model_lib_path.endswith(".so")
+    assert "code generation" in stages
+    assert "compiled again" not in stages
+
+
+def test_an_android_archive_has_upstreams_prefix(daemon, real, model):
+    result = jit(model(**TINY), {}, "android")
+    assert result.system_lib_prefix is not None
+    assert result.system_lib_prefix.startswith("llama_q4f32_1_")
+    with tarfile.open(result.model_lib_path) as archive:
+        objects = [archive.extractfile(member) for member in archive.getmembers()]
+        content = b"".join(file.read() for file in objects if file is not None)
+    assert f"{result.system_lib_prefix}_".encode() in content
+
+
+def test_what_the_compiler_refuses_is_told_with_its_own_cause(daemon, real, model):
+    with pytest.raises(ConfigInvalidError, match="llama9000"):
+        jit(model(**{**TINY, "model_type": "llama9000"}), {}, "cpu")
+    broken = {**TINY, "model_config": {**TINY["model_config"], "num_key_value_heads": 3}}  # type: ignore[dict-item]
+    with pytest.raises(CompileError) as failed:
+        jit(model("broken", **broken), {}, "cpu")
+    assert "assert" in str(failed.value).lower()
+    assert failed.value.log_tail
