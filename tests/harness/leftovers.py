@@ -140,8 +140,11 @@ def _descriptors() -> set[tuple[str, str]]:
 
 
 def _describe(pid: int) -> str:
+    words: list[str] = []
     try:
         process = psutil.Process(pid)
-        return f"{pid} ({process.status()}) {' '.join(process.cmdline())[:300]}"
+        with contextlib.suppress(psutil.ZombieProcess):
+            words = process.cmdline()
+        return f"{pid} ({process.status()}) {' '.join(words)[:300]}"
     except psutil.Error:
         return str(pid)
