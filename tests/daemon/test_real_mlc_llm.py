@@ -54,7 +54,7 @@ def test_a_cpu_library_is_compiled_once_and_then_hit(daemon, real, model):
     folder = model(**TINY)
     stages: list[str] = []
     first = jit(folder, {}, "cpu", on_progress=lambda progress: stages.append(progress.stage))
-    again = jit(folder, {}, "cpu:0", on_progress=lambda progress: stages.append("compiled again"))
+    again = jit(folder, {}, "cpu:0", on_progress=lambda _progress: stages.append("compiled again"))
     assert first.model_lib_path == again.model_lib_path
     assert first.model_lib_path.endswith(".so")
     assert "code generation" in stages

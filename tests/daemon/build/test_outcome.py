@@ -16,7 +16,6 @@ from mlc_jitd.build import Limits, StopSignal
 
 if TYPE_CHECKING:
     from conftest import Bench
-
     from mlc_jitd.build import StopReason
 
 
