@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from mlc_jit import channel as wire
 from mlc_jit import fallback, variables
@@ -32,6 +32,9 @@ from mlc_jit.errors import (
     ToolchainNotFoundError,
 )
 from mlc_jit.locations import NO_HOME, Locations, locate
+
+if TYPE_CHECKING:
+    from mlc_jit.interrupt import Interrupt
 
 logger = logging.getLogger("mlc_jit")
 
@@ -191,15 +194,23 @@ def make_request(
     )
 
 
-def ask(request: m.JitRequest, *, on_progress: OnProgress | None = None, cancel_alone: bool = False) -> m.Result:
+def ask(
+    request: m.JitRequest,
+    *,
+    on_progress: OnProgress | None = None,
+    cancel_alone: bool = False,
+    interrupt: Interrupt | None = None,
+) -> m.Result:
     """Send a request to the daemon, starting one if need be, or do without.
 
     Args:
         request: Its ``id`` and ``progress`` are set here.
         on_progress: Told how far it is.
         cancel_alone: When this wait is interrupted, end a compile that nobody else waits for.
+        interrupt: Ends the wait from another thread.
 
     Raises:
+        KeyboardInterrupt: ``interrupt`` was set.
         JitError: No library; never just because of the daemon, as long as the work can be done without one.
     """
     if on_progress is not None:
@@ -207,14 +218,14 @@ def ask(request: m.JitRequest, *, on_progress: OnProgress | None = None, cancel_
     tell = on_progress or _ignore
     try:
         places = locate()
-        return _ask_daemon(places, request, tell, cancel_alone=cancel_alone)
+        return _ask_daemon(places, request, tell, cancel_alone=cancel_alone, interrupt=interrupt)
     except (DaemonError, StoreUnwritableError) as error:
         if isinstance(error, StoreUnwritableError) and (error.key or error.reason == NO_HOME):
             raise  # the cache can't be written, by nobody
         trouble: JitError = error
     fallback.warn_once(trouble)
     try:
-        return fallback.once(request, tell)
+        return fallback.once(request, tell, interrupt)
     except JitError as error:
         if not fallback.is_last_resort(error):
             raise
@@ -229,7 +240,9 @@ def ask(request: m.JitRequest, *, on_progress: OnProgress | None = None, cancel_
     return m.Result(path=path, key="", system_lib_prefix=prefix, source="compiled", toolchain="mlc_llm")
 
 
-def _ask_daemon(places: Locations, request: m.JitRequest, tell: OnProgress, *, cancel_alone: bool) -> m.Result:
+def _ask_daemon(
+    places: Locations, request: m.JitRequest, tell: OnProgress, *, cancel_alone: bool, interrupt: Interrupt | None
+) -> m.Result:
     """One request through the daemon; a daemon that goes away meanwhile is replaced and asked again."""
     trouble: DaemonError = DaemonUnavailableError("No daemon was asked.")
     for attempt in range(TRIES):
@@ -241,7 +254,7 @@ def _ask_daemon(places: Locations, request: m.JitRequest, tell: OnProgress, *, c
             channel = wire.connect(places.socket)
         id_ = channel.next_id()
         try:
-            return _converse(channel, dataclasses.replace(request, id=id_), tell)
+            return _converse(channel, dataclasses.replace(request, id=id_), tell, interrupt)
         except DrainingError as error:
             wire.forget()
             trouble = error
@@ -256,14 +269,16 @@ def _ask_daemon(places: Locations, request: m.JitRequest, tell: OnProgress, *, c
         except BaseException:
             # Ctrl-C, or on_progress raised: nobody hears this request's answer any more.
             channel.send(m.Leave(id=id_, cancel=cancel_alone))
+            if cancel_alone:
+                channel.settle()  # the process is about to end, and an unsent word ends with it
             raise
     raise trouble
 
 
-def _converse(channel: wire.Channel, request: m.JitRequest, tell: OnProgress) -> m.Result:
+def _converse(channel: wire.Channel, request: m.JitRequest, tell: OnProgress, interrupt: Interrupt | None) -> m.Result:
     """Send a request and hear it out."""
     channel.send(request)
-    for reply in channel.replies(request.id, silence=silence_seconds()):
+    for reply in channel.replies(request.id, silence=silence_seconds(), interrupt=interrupt):
         if type(reply) is m.Result:
             return reply
         if type(reply) is m.Progress:

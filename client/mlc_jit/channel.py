@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from mlc_jit.interrupt import Interrupt
+
 FIRST_PROBE_SECONDS = 0.25
 """Silence after which a first look is taken at whether anybody listens at all; hits take a thousandth of it."""
 
 PROBE_SECONDS = m.HEARTBEAT_SECONDS * 1.25
+
+SETTLE_SECONDS = 0.5
+"""How long a client that is about to end waits until its last word has arrived."""
 
 Reach = Literal["up", "down"]
 
@@ -66,22 +71,42 @@ class Channel:
             self._hello = b""
         self._socket.send(m.encode(message))
 
-    def replies(self, id_: int, *, silence: float = m.SILENCE_SECONDS, strict: bool = False) -> Iterator[m.Message]:
+    def settle(self) -> None:
+        """Wait until the daemon has taken in what was sent so far, but not for long: what follows may be our end."""
+        hello = m.Hello(id=self.next_id(), protocol=m.PROTOCOL, features=m.FEATURES)
+        self._socket.send(m.encode(hello))
+        give_up_at = time.monotonic() + SETTLE_SECONDS
+        while (left := give_up_at - time.monotonic()) > 0:
+            if self._socket.poll(int(left * 1000)):
+                with contextlib.suppress(ProtocolError):
+                    if m.decode(self._socket.recv(), m.REPLIES, strict=False).id == hello.id:
+                        return
+
+    def replies(
+        self,
+        id_: int,
+        *,
+        silence: float = m.SILENCE_SECONDS,
+        strict: bool = False,
+        interrupt: Interrupt | None = None,
+    ) -> Iterator[m.Message]:
         """The messages for one request as they come, its last one included; the caller stops when it has that.
 
         Args:
             id_: The request's id; messages for others are skipped.
             silence: Seconds without a word after which the daemon is given up.
             strict: Check every field.
+            interrupt: Ends the wait from another thread.
 
         Raises:
+            KeyboardInterrupt: ``interrupt`` was set.
             DaemonUnavailableError: ``reason`` is ``gone`` (nobody listens any more) or ``silent``.
             AccessRefusedError: The daemon does not serve this user.
         """
         heard = time.monotonic()
         wait = FIRST_PROBE_SECONDS
         while True:
-            if not self._socket.poll(int(wait * 1000)):
+            if not self._heard(wait, interrupt):
                 quiet = time.monotonic() - heard
                 if reach(self.path) == "down":
                     raise DaemonUnavailableError("The mlc-jitd daemon ended.", reason="gone")
@@ -105,6 +130,17 @@ class Channel:
                     f"The daemon speaks protocol {message.protocol}, this client {m.PROTOCOL}.",
                     remedy="Restart the daemon after an upgrade: `mlc-jit stop`.",
                 )
+
+    def _heard(self, seconds: float, interrupt: Interrupt | None) -> bool:
+        if interrupt is None:
+            return bool(self._socket.poll(int(seconds * 1000)))
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(interrupt, zmq.POLLIN)
+        ready = dict(poller.poll(int(seconds * 1000)))
+        if interrupt.fileno() in ready:
+            raise KeyboardInterrupt
+        return self._socket in ready
 
     def fresh(self) -> bool:
         """Whether the path still leads to the daemon that this connection was made to."""

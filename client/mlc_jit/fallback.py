@@ -15,6 +15,8 @@ from mlc_jit.errors import DaemonUnavailableError, JitError, ProtocolError, Tool
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlc_jit.interrupt import Interrupt
+
 logger = logging.getLogger("mlc_jit")
 
 _warned = False
@@ -28,10 +30,13 @@ def warn_once(error: JitError) -> None:
     logger.log(level, "mlc-jitd: going on without a daemon: %s", error)
 
 
-def once(request: m.JitRequest, on_progress: Callable[[m.Progress], None]) -> m.Result:
+def once(
+    request: m.JitRequest, on_progress: Callable[[m.Progress], None], interrupt: Interrupt | None = None
+) -> m.Result:
     """Answer a request with ``mlc-jitd once``: the daemon's code and locks, in one process that ends with this one.
 
     Raises:
+        KeyboardInterrupt: ``interrupt`` was set.
         DaemonUnavailableError: That process could not be started or died without an answer.
         JitError: Its answer.
     """
@@ -50,7 +55,7 @@ def once(request: m.JitRequest, on_progress: Callable[[m.Progress], None]) -> m.
     with process:
         try:
             process.stdin.write(struct.pack(">I", len(payload)) + payload)
-            while (reply := _reply(process.stdout)) is not None:
+            while (reply := _reply(process.stdout, interrupt)) is not None:
                 if isinstance(reply, m.Progress):
                     on_progress(reply)
                 elif isinstance(reply, m.Failure):
@@ -77,17 +82,19 @@ def _absolute_home() -> dict[str, str]:
     return env
 
 
-def _reply(stream: IO[bytes]) -> m.Message | None:
-    header = _exactly(stream, 4)
+def _reply(stream: IO[bytes], interrupt: Interrupt | None) -> m.Message | None:
+    header = _exactly(stream, 4, interrupt)
     if header is None:
         return None
-    payload = _exactly(stream, struct.unpack(">I", header)[0])
+    payload = _exactly(stream, struct.unpack(">I", header)[0], interrupt)
     return None if payload is None else m.decode(payload, m.REPLIES, strict=False)
 
 
-def _exactly(stream: IO[bytes], size: int) -> bytes | None:
+def _exactly(stream: IO[bytes], size: int, interrupt: Interrupt | None) -> bytes | None:
     parts = b""
     while len(parts) < size:
+        if interrupt is not None:
+            interrupt.readable(stream.fileno())
         chunk = stream.read(size - len(parts))
         if not chunk:
             return None

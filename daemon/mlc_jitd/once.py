@@ -7,6 +7,7 @@ and its compile with it, when the process that asked closes the pipe or dies.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import struct
@@ -43,7 +44,8 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
 
     def reply(message: m.Message) -> None:
         payload = m.encode(message)
-        with lock:
+        # Who asked may be gone; then this process is about to end its compile, and itself.
+        with lock, contextlib.suppress(BrokenPipeError):
             sink.write(struct.pack(">I", len(payload)) + payload)
             sink.flush()
 

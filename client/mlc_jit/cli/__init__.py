@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXIT_CODES = """\
-exit codes:
+exit codes; of several models, the first that holds in the order 1, 2, 4, 3:
   0    done
   1    no library: the compile failed, the cache can't be used, or the daemon refused
   2    the request or the command line is wrong
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
     except JitError as error:
-        _show(error, as_json=getattr(arguments, "json", False))
-        return _code(error)
+        show_error(error, as_json=getattr(arguments, "json", False))
+        return exit_code(error)
     except KeyboardInterrupt:
         print("mlc-jit: interrupted", file=sys.stderr)
         return 130
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from mlc_jit.cli import cancel, compile_, list_, status, stop  # noqa: PLC0415 - one import cycle less
+    from mlc_jit.cli import cancel, compile_, list_, log, status, stop  # noqa: PLC0415 - one import cycle less
 
     parser = argparse.ArgumentParser(
         prog="mlc-jit",
@@ -55,12 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlc-jit {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (compile_, status, list_, cancel, stop):
+    for module in (compile_, status, list_, log, cancel, stop):
         module.add(verbs)
     return parser
 
 
-def _code(error: JitError) -> int:
+def exit_code(error: JitError) -> int:
+    """What a verb that ended with this error exits with."""
     if isinstance(error, RequestError):
         return 2
     if isinstance(error, PolicyError):
@@ -70,11 +71,23 @@ def _code(error: JitError) -> int:
     return 1
 
 
-def _show(error: JitError, *, as_json: bool) -> None:
+def plain_error(error: JitError) -> dict[str, str]:
+    """An error as it stands in JSON."""
+    return {"error": error.kind, "message": error.message, **error.facts()}
+
+
+def show_error(error: JitError, *, as_json: bool = False, about: str = "") -> None:
+    """An error for people, or as JSON.
+
+    Args:
+        error: What happened.
+        as_json: On standard output, for programs.
+        about: Which of several models it is about.
+    """
     if as_json:
-        print(json.dumps({"error": error.kind, "message": error.message, **error.facts()}, indent=1))
+        print(json.dumps(plain_error(error), indent=1))
         return
-    print(f"mlc-jit: {error}", file=sys.stderr)
+    print(f"mlc-jit: {about + ': ' if about else ''}{error}", file=sys.stderr)
     if error.log_tail:
         last = error.log_tail.rstrip().splitlines()[-15:]
         print("The log's last lines:", *(f"  | {line}" for line in last), sep="\n", file=sys.stderr)

@@ -1,40 +1,75 @@
-"""``mlc-jit compile MODEL``: the library's path on standard output, and nothing else there."""
+"""``mlc-jit compile MODEL...``: the libraries' paths on standard output, and nothing else there."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
+import os
+import queue
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mlc_jit import api
+from mlc_jit import api, channel, cli
 from mlc_jit import messages as m
-from mlc_jit.errors import OverrideInvalidError
-from mlc_jit.progress import ProgressLine
+from mlc_jit.errors import DaemonUnavailableError, JitError, OverrideInvalidError
+from mlc_jit.interrupt import Interrupt
+from mlc_jit.progress import Board
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator, Sequence
+
+    from mlc_jit.progress import Show
 
 Verbs = Any  # argparse's sub-parsers have no public type
+
+INTERRUPT_SECONDS = 1.0
+"""How long Ctrl-C waits until all requests have taken their leave."""
+
+WORST_FIRST = (1, 2, 4, 3)
 
 
 def add(verbs: Verbs) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
         "compile",
-        help="compile a model library, or take it from the cache, and print its path",
-        description="Compile a model library, or take it from the cache. Prints its path on standard output.",
+        help="compile model libraries, or take them from the cache, and print their paths",
+        description=(
+            "Compile model libraries, or take them from the cache. Several are asked for at the same time. Prints "
+            "their paths on standard output, one per line in the order given; what failed has none."
+        ),
     )
-    parser.add_argument("model", help="folder that holds mlc-chat-config.json")
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="folder that holds mlc-chat-config.json")
     parser.add_argument("--device", default="auto", help="cuda:0, cpu, android, a target as JSON, … (default: auto)")
     parser.add_argument("--overrides", default="", metavar="A=1;B=2", help="compile-time overrides, as mlc_llm's")
     parser.add_argument("--opt", help="O0 to O3, or flags (default: O2)")
     parser.add_argument("--policy", choices=get_args(m.Policy), help="default: MLC_JIT_POLICY, else ON")
     parser.add_argument("--system-lib-prefix", help="symbol prefix of a static library")
-    parser.add_argument("--json", action="store_true", help="print all that is known of the result as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print all that is known of the result as JSON; a list if there are several"
+    )
     parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
     parser.set_defaults(run=run)
+
+
+@dataclass(slots=True)
+class Task:
+    """One of the models, and what became of it."""
+
+    model: str
+    label: str
+    answer: m.Result | None = None
+    error: JitError | None = None
+    waited: float = 0.0
+
+
+Work = Callable[[Task, "Show | None", Interrupt], None]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,22 +77,111 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = parse_overrides(arguments.overrides)
     if arguments.opt:
         overrides["opt"] = arguments.opt
-    request = api.make_request(
-        arguments.model,
-        overrides,
-        arguments.device,
-        arguments.system_lib_prefix,
-        policy=arguments.policy or api.jit_policy(),
-    )
-    began = time.monotonic()
-    with ProgressLine(Path(request.model_path).name) as line:
-        answer = api.ask(request, on_progress=None if arguments.quiet else line, cancel_alone=True)
-    if arguments.json:
-        facts = {name: value for name, value in dataclasses.asdict(answer).items() if name != "id"}
-        print(json.dumps({**facts, "waited": round(time.monotonic() - began, 4)}, indent=1))
-    else:
-        print(answer.path)
-    return 0
+    policy = arguments.policy or api.jit_policy()
+
+    def work(task: Task, show: Show | None, interrupt: Interrupt) -> None:
+        prefix = arguments.system_lib_prefix
+        began = time.monotonic()
+        try:
+            request = api.make_request(task.model, overrides, arguments.device, prefix, policy=policy)
+            task.answer = api.ask(request, on_progress=show, cancel_alone=True, interrupt=interrupt)
+        except JitError as error:
+            task.error = error
+        task.waited = round(time.monotonic() - began, 4)
+        if show is not None:
+            show.end("failed" if task.error else "done")
+
+    tasks = [Task(model, label) for model, label in zip(arguments.models, labels(arguments.models), strict=True)]
+    with Board() as board, _above(board):
+        _together(tasks, work, None if arguments.quiet else board)
+    return _report(tasks, as_json=arguments.json)
+
+
+def _together(tasks: Sequence[Task], work: Work, board: Board | None) -> None:
+    """Do all at the same time; Ctrl-C ends all of them at once."""
+    interrupt = Interrupt()
+    # Not Thread.join(): interrupted by Ctrl-C, it takes its thread for ended (Python 3.11 and 3.12).
+    over: queue.SimpleQueue[Task] = queue.SimpleQueue()
+    begun = 0
+    try:
+        for task in tasks:
+            show = None if board is None else board.add(task.label)
+            threading.Thread(target=_quietly, args=(work, task, show, interrupt, over), daemon=True).start()
+            begun += 1
+        while begun:
+            over.get()
+            begun -= 1
+    except KeyboardInterrupt:
+        interrupt.set()
+        give_up_at = time.monotonic() + INTERRUPT_SECONDS
+        with contextlib.suppress(queue.Empty):
+            for _ in range(begun):
+                over.get(timeout=max(0.0, give_up_at - time.monotonic()))
+        raise
+    interrupt.close()
+
+
+def _quietly(work: Work, task: Task, show: Show | None, interrupt: Interrupt, over: queue.SimpleQueue[Task]) -> None:
+    try:
+        work(task, show, interrupt)
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:  # noqa: BLE001 - one of several: the others go on
+        task.error = JitError(f"{type(error).__name__}: {error}", reason="internal")
+    finally:
+        channel.forget()  # this thread's connection
+        over.put(task)
+
+
+def _report(tasks: Sequence[Task], *, as_json: bool) -> int:
+    """Show what became of the models; the exit code."""
+    if len(tasks) == 1 and tasks[0].error is not None:
+        raise tasks[0].error
+    if as_json:
+        facts = [_facts(task, several=len(tasks) > 1) for task in tasks]
+        print(json.dumps(facts if len(tasks) > 1 else facts[0], indent=1))
+    codes = set()
+    for task in tasks:
+        if task.error is not None:
+            codes.add(cli.exit_code(task.error))
+            if not as_json:
+                cli.show_error(task.error, about=task.label)
+        elif task.answer is not None and not as_json:
+            print(task.answer.path)
+        elif task.answer is None:
+            raise DaemonUnavailableError(f"Nothing became of {task.label}.")
+    return next((code for code in WORST_FIRST if code in codes), 0)
+
+
+def _facts(task: Task, *, several: bool) -> dict[str, Any]:
+    which = {"model": task.model} if several else {}
+    if task.error is not None:
+        return {**which, **cli.plain_error(task.error), "waited": task.waited}
+    assert task.answer is not None
+    facts = {name: value for name, value in dataclasses.asdict(task.answer).items() if name != "id"}
+    return {**which, **facts, "waited": task.waited}
+
+
+@contextlib.contextmanager
+def _above(board: Board) -> Iterator[None]:
+    """What the client logs meanwhile stands above the bars instead of in them."""
+
+    class Above(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            board.say(f"mlc-jit: {record.getMessage()}")
+
+    handler = Above(logging.WARNING)
+    api.logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        api.logger.removeHandler(handler)
+
+
+def labels(models: Sequence[str]) -> list[str]:
+    """A short name for each model: its folder's, or the whole path where two folders have the same."""
+    names = [Path(os.path.abspath(model)).name or model for model in models]  # noqa: PTH100 - `.` has a name, too
+    return [name if names.count(name) == 1 else model for name, model in zip(names, models, strict=True)]
 
 
 def parse_overrides(text: str) -> dict[str, int | bool | str]:
