@@ -21,6 +21,7 @@ import zmq
 
 from mlc_jit import messages as m
 from mlc_jit.errors import AccessRefusedError, JitError, ProtocolError
+from mlc_jitd.deaths import Deaths
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Server:
         # Every name from the start: another thread may add this up while this one counts.
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self._waiting: dict[bytes, set[int]] = {}
+        self._deaths = Deaths()
         self._outbox: deque[tuple[bytes, m.Message]] = deque()
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
@@ -122,6 +124,7 @@ class Server:
             self._thread.join()
         self._router.close()
         self._context.term()
+        self._deaths.close()
         self._wake_r.close()
         self._wake_w.close()
 
@@ -135,6 +138,8 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._wake_r, zmq.POLLIN)
+        if self._deaths.fileno() >= 0:
+            poller.register(self._deaths, zmq.POLLIN)
         next_beat = next_tick = time.monotonic()
         while True:
             now = time.monotonic()
@@ -156,6 +161,8 @@ class Server:
             self._flush()
             if self._router in ready:
                 self._receive()
+            for identity in self._deaths.ended():  # after its last words
+                self._lost(identity)
             if self._stop.is_set():
                 self._flush()
                 return
@@ -197,6 +204,10 @@ class Server:
             self.counters["broken_frames"] += 1
             return
         self.counters["messages"] += 1
+        self._handle(peer, message)
+
+    def _handle(self, peer: Peer, message: m.Message) -> None:
+        identity = peer.identity
         if type(message) is m.Leave:
             self._answered(identity, message.id)
         elif type(message) is m.JitRequest:
@@ -209,6 +220,8 @@ class Server:
             reply = _internal(error, message.id)  # else it would wait, and be told to go on waiting, for ever
         if reply is not None:
             self._put(identity, reply)
+        elif identity in self._waiting and not self._deaths.watch(identity, peer.pid):
+            self._lost(identity)  # after the handler, who may have to forget what it was just told
 
     def _refuse(self, peer: Peer) -> None:
         error = AccessRefusedError(
@@ -249,8 +262,10 @@ class Server:
             ids.discard(id_)
             if not ids:
                 del self._waiting[identity]
+                self._deaths.forget(identity)
 
     def _lost(self, identity: bytes) -> None:
+        self._deaths.forget(identity)
         if self._waiting.pop(identity, None) is not None:
             self.counters["lost_waiters"] += 1
             self._gone(identity)
