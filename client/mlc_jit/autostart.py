@@ -136,7 +136,7 @@ def _service_manager() -> bool:
     """Whether this user has a running systemd of their own."""
     return (
         os.environ.get("MLC_JITD_AUTOSTART", "") != "detached"
-        and (_user_runtime() / "systemd" / "private").exists()
+        and os.path.exists(_user_runtime() / "systemd" / "private")  # noqa: PTH110 - `su` may leave us another user's folder
         and shutil.which("systemd-run") is not None
     )
 
