@@ -250,7 +250,7 @@ def test_no_home(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without an entry in the password file")
-def test_a_user_whom_nobody_knows(double: Double, place: Place) -> None:
+def test_a_user_whom_nobody_knows(double: Double, place: Place, ended: None) -> None:
     model = double.model()
     for folder in (double.folder, model):
         folder.chmod(0o777)
