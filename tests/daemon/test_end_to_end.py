@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from harness.daemons import status
@@ -39,9 +40,11 @@ def test_a_hit_on_a_fresh_daemon_imports_no_compiler(
     path = jit(model, {}, "cpu").model_lib_path
     assert first.stop() == 0
     before = double.log.read_text()
-    start_daemon()
+    second = start_daemon()
     assert client.ask(model).path() == path
     assert double.log.read_text() == before  # neither resolved nor compiled
+    spent = psutil.Process(second.pid).cpu_times()
+    assert spent.children_user + spent.children_system == 0  # nor probed: no process was started at all
     assert status().counters["hits"] == 1
 
 
