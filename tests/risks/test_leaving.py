@@ -24,7 +24,7 @@ Command = subprocess.Popen[str]
 
 @pytest.fixture
 def compiling() -> Iterator[Callable[..., Command]]:
-    """Starts ``mlc-jit compile`` for a model, in a process that hears SIGINT (one of a shell's background job does not)."""
+    """Starts ``mlc-jit compile`` for a model, in a process that hears SIGINT, unlike a background job."""
     started: list[Command] = []
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
