@@ -278,7 +278,7 @@ def _ask_daemon(
 def _converse(channel: wire.Channel, request: m.JitRequest, tell: OnProgress, interrupt: Interrupt | None) -> m.Result:
     """Send a request and hear it out."""
     channel.send(request)
-    for reply in channel.replies(request.id, silence=silence_seconds(), interrupt=interrupt):
+    for reply in channel.replies(request.id, silence=silence_seconds(), remind=request, interrupt=interrupt):
         if type(reply) is m.Result:
             return reply
         if type(reply) is m.Progress:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import zmq
 
 from mlc_jit import messages as m
-from mlc_jit.errors import AccessRefusedError, DaemonUnavailableError, ProtocolError
+from mlc_jit.errors import AccessRefusedError, DaemonUnavailableError, ProtocolError, RequestError
 
 if TYPE_CHECKING:
     import socket
@@ -69,7 +69,13 @@ class Channel:
         if self._hello:
             self._socket.send(self._hello)
             self._hello = b""
-        self._socket.send(m.encode(message))
+        payload = m.encode(message)
+        if len(payload) > m.MAX_MESSAGE_BYTES:
+            raise RequestError(
+                f"The request has {len(payload)} bytes; a daemon takes {m.MAX_MESSAGE_BYTES}.",
+                remedy="Look for very long environment variables or overrides.",
+            )
+        self._socket.send(payload)
 
     def settle(self) -> None:
         """Wait until the daemon has taken in what was sent so far, but not for long: what follows may be our end."""
@@ -88,6 +94,7 @@ class Channel:
         *,
         silence: float = m.SILENCE_SECONDS,
         strict: bool = False,
+        remind: m.Message | None = None,
         interrupt: Interrupt | None = None,
     ) -> Iterator[m.Message]:
         """The messages for one request as they come, its last one included; the caller stops when it has that.
@@ -96,6 +103,8 @@ class Channel:
             id_: The request's id; messages for others are skipped.
             silence: Seconds without a word after which the daemon is given up.
             strict: Check every field.
+            remind: The request itself, sent again when a heartbeat is missing: the daemon that had it may have been
+                replaced so quickly that nobody saw it go. One that still has it ignores the second copy.
             interrupt: Ends the wait from another thread.
 
         Raises:
@@ -116,11 +125,16 @@ class Channel:
                         remedy="It may be stopped or overloaded; `mlc-jit status` asks it.",
                         reason="silent",
                     )
+                if remind is not None and quiet >= PROBE_SECONDS:
+                    self.send(remind)
                 wait = min(PROBE_SECONDS, max(silence - quiet, 0.05))
                 continue
             heard = time.monotonic()
             wait = PROBE_SECONDS
-            message = m.decode(self._socket.recv(), m.REPLIES, strict=strict)
+            try:
+                message = m.decode(self._socket.recv(), m.REPLIES, strict=strict)
+            except m.UnknownVerbError:
+                continue  # a newer daemon says more than this version understands
             if message.id == id_:
                 yield message
             elif type(message) is m.Failure and message.id == 0:

@@ -389,7 +389,7 @@ def encode(message: Message) -> bytes:
     for name, default in _later(type(message)):
         if fields[name] == default:
             del fields[name]
-    packed: bytes = msgpack.packb(fields)
+    packed: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
     return packed
 
 
@@ -408,7 +408,7 @@ def decode(payload: bytes | memoryview, table: dict[str, type[Message]], *, stri
         ProtocolError: Anything else; nothing but these three comes out, whatever the bytes.
     """
     try:
-        fields = msgpack.unpackb(payload, max_map_len=4096, max_array_len=65536)
+        fields = msgpack.unpackb(payload, max_map_len=4096, max_array_len=65536, unicode_errors="surrogateescape")
     except Exception as error:
         raise ProtocolError(f"not a msgpack message: {type(error).__name__}") from error
     if type(fields) is not dict:
@@ -432,7 +432,11 @@ def _strict(fields: dict[str, Any], cls: type[_M]) -> _M:
 
 
 def _trusting(fields: dict[str, Any], cls: type[_M]) -> _M:
-    return cls(**{name: fields[name] for name in _names(cls) if name in fields})
+    known: dict[str, Any] = {name: fields[name] for name in _names(cls) if name in fields}
+    for name, value in known.items():
+        if type(value) is list:
+            known[name] = tuple(value)
+    return cls(**known)
 
 
 _NAMES: dict[type, tuple[str, ...]] = {}

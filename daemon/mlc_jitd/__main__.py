@@ -32,12 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--detach", action="store_true", help="go to the background at once")
     run.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     verbs.add_parser("once", help="answer one request from standard input without a daemon (for the client library)")
+    verbs.add_parser("doctor", help="print what this host has and what is wrong, as JSON (`mlc-jit doctor` shows it)")
     arguments = parser.parse_args(argv)
     if arguments.verb == "once":
         _log_to(None, level=logging.WARNING)
         from mlc_jitd import once  # noqa: PLC0415
 
         return once.main()
+    if arguments.verb == "doctor":
+        _log_to(None, level=logging.ERROR)
+        from mlc_jitd import doctor  # noqa: PLC0415
+
+        return doctor.main()
     return _run(arguments)
 
 
@@ -74,7 +80,9 @@ def _log_to(path: str | None, *, level: int) -> None:
     if path is None:
         handler = logging.StreamHandler(sys.stderr)
     else:
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=LOG_BYTES, backupCount=1, errors="backslashreplace"
+        )
     logging.basicConfig(handlers=[handler], level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
 
 

@@ -689,3 +689,28 @@ def test_an_open_runtime_folder_is_refused(places: Locations, mode: int):
     places.runtime.chmod(mode)
     with pytest.raises(AccessRefusedError, match="chmod 700"):
         Door(places).lock()
+
+
+def test_a_daemon_that_was_replaced_unnoticed_is_asked_again(
+    places: Locations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "PROBE_SECONDS", 0.1)
+    old = Door(places)
+    with serving(old) as first:
+        channel = wire.Channel(places.socket)
+        request = m.JitRequest(id=channel.next_id(), config=b"{}", device="cpu", python="python")
+        channel.send(request)
+        until(lambda: any(isinstance(message, m.JitRequest) for _, message in first.heard))
+    old.retire()
+    new = Door(places)
+    with serving(new) as second:
+        second.answer = lambda _peer, message: (
+            m.Result(id=message.id, path="/lib.so", key="k") if isinstance(message, m.JitRequest) else None
+        )
+        try:
+            reply = next(channel.replies(request.id, silence=10, remind=request))
+        finally:
+            channel.close()
+    new.retire()
+    assert isinstance(reply, m.Result)
+    assert reply.path == "/lib.so"

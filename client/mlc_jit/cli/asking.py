@@ -46,13 +46,15 @@ def size(count: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds for people: ``42 s``, ``3 min 5 s``, ``2 h 10 min``, ``5 d 3 h``."""
     whole = int(seconds)
-    if whole < 60:  # noqa: PLR2004
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"  # noqa: PLR2004
-    for small, large, a, b in ((1, 60, "s", "min"), (60, 3600, "min", "h"), (3600, 86400, "h", "d")):
-        if whole < large * 60 or b == "d":
-            rest = whole % large // small
-            return f"{whole // large} {b} {rest} {a}" if rest else f"{whole // large} {b}"
-    raise AssertionError
+    if whole < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"  # noqa: PLR2004 - where tenths begin to be noise
+    small, a, large, b = next(unit for unit in _UNITS if whole < unit[2] * unit[4] or unit is _UNITS[-1])[:4]
+    rest = whole % large // small
+    return f"{whole // large} {b} {rest} {a}" if rest else f"{whole // large} {b}"
+
+
+_UNITS = ((1, "s", 60, "min", 60), (60, "min", 3600, "h", 24), (3600, "h", 86400, "d", 0))
+"""Seconds and name of a small and a large unit, and how many of the large one make the next."""
 
 
 def table(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:
