@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from mlc_jit.cli import cancel, compile_, list_, log, status, stop  # noqa: PLC0415 - one import cycle less
+    from mlc_jit.cli import cancel, compile_, doctor, list_, log, status, stop  # noqa: PLC0415 - one import cycle less
 
     parser = argparse.ArgumentParser(
         prog="mlc-jit",
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlc-jit {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (compile_, status, list_, log, cancel, stop):
+    for module in (compile_, status, list_, log, cancel, stop, doctor):
         module.add(verbs)
     return parser
 

@@ -1,0 +1,257 @@
+"""The folders that are used: who owns them, what file system they are on, what room there is, what was left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlc_jitd.doctor.finding import Finding, problem, size
+from mlc_jitd.store.access import distrust
+from mlc_jitd.store.layout import Layout, key_of_artifact
+from mlc_jitd.work import STAGING_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlc_jitd.doctor.finding import Patient
+
+NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "fuse", "glusterfs", "gpfs", "lustre", "nfs", "smb")
+VOLATILE = ("tmpfs", "ramfs")
+ROOMY_BYTES = 1 << 30
+
+
+def troubles(patient: Patient) -> Iterator[Finding]:
+    """What keeps a daemon from starting at all: a home that can't be, a variable with a bad value."""
+    for check, error in patient.troubles:
+        yield problem(check, error)
+
+
+def home(patient: Patient) -> Iterator[Finding]:
+    """The cache home: whose it is, whether it can be written, and on what it lies."""
+    if patient.places is None:
+        return
+    layout = Layout.of(patient.places.home)
+    kind = file_system(layout.home)
+    facts = {"path": str(layout.home), "file_system": kind}
+    for folder in (layout.library, layout.locks, layout.staging, layout.quarantine, layout.home):
+        doubt = distrust(folder.stat(), folder) if folder.exists() else None
+        if doubt is not None:
+            level = folder == layout.home
+            yield Finding(
+                check="home",
+                level="note" if level else "problem",
+                found=doubt[0],
+                follows="others could swap the cache in it" if level else "no daemon will use it",
+                remedy=f"{doubt[1]}",
+                facts=facts,
+            )
+            return
+    folder = layout.library if layout.library.exists() else layout.home
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding(
+            check="home",
+            level="note",
+            found=f"{folder} can't be written",
+            follows="what is in the cache is served; nothing can be added",
+            remedy="Make it writable for this user, or set MLC_LLM_HOME to a folder that is.",
+            facts=facts,
+        )
+        return
+    follows, remedy = "", ""
+    if kind.startswith(NETWORK):
+        follows = "locks are as good as the file system's flock; artifacts load over the network"
+        remedy = "Set MLC_LLM_HOME to a folder on a local disk, one for each host."
+    elif kind in VOLATILE:
+        follows = "the cache is gone after a restart of the host, and takes memory until then"
+        remedy = "Set MLC_LLM_HOME to a folder on a disk."
+    where = f" on {kind}" if kind else ""
+    yield Finding(
+        check="home", level="note" if remedy else "ok", found=f"{layout.home}{where}", follows=follows, remedy=remedy,
+        facts=facts,
+    )  # fmt: skip
+
+
+def locking(patient: Patient) -> Iterator[Finding]:
+    """Whether two who lock one file exclude each other: one compile per key rests on that."""
+    if patient.places is None or not os.access(patient.places.home, os.W_OK | os.X_OK):
+        return
+    with tempfile.NamedTemporaryFile(dir=patient.places.home, prefix=".mlc-jitd-doctor-") as file:
+        other = os.open(file.name, os.O_RDWR)
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield Finding(check="locking", level="ok", found="locks in the home exclude each other")
+            else:
+                yield _no_locks("two held one lock at a time")
+        except OSError as error:
+            yield _no_locks(f"locking failed: {error.strerror}")
+        finally:
+            os.close(other)
+
+
+def _no_locks(why: str) -> Finding:
+    return Finding(
+        check="locking",
+        level="problem",
+        found=f"locks in the home do not work: {why}",
+        follows="one configuration may be compiled twice at a time",
+        remedy="Set MLC_LLM_HOME to a folder on a local disk.",
+    )
+
+
+def disk(patient: Patient) -> Iterator[Finding]:
+    """Room for a build."""
+    if patient.places is None:
+        return
+    about = os.statvfs(patient.places.home)
+    free = about.f_bavail * about.f_frsize
+    facts = {"free": free, "needed": STAGING_BYTES, "files_free": about.f_favail}
+    found = f"{size(free)} free"
+    if free < STAGING_BYTES or about.f_favail == 0 < about.f_files:
+        yield Finding(
+            check="disk",
+            level="problem",
+            found=found if free < STAGING_BYTES else "no inode is free",
+            follows=f"a compile needs {size(STAGING_BYTES)} while it runs, and will be refused",
+            remedy="Make room on the file system of MLC_LLM_HOME, or set MLC_LLM_HOME to another.",
+            facts=facts,
+        )
+        return
+    tight = free < ROOMY_BYTES
+    yield Finding(
+        check="disk",
+        level="note" if tight else "ok",
+        found=found,
+        follows=f"a compile needs {size(STAGING_BYTES)} while it runs" if tight else "",
+        remedy="Make room on the file system of MLC_LLM_HOME." if tight else "",
+        facts=facts,
+    )
+
+
+def runtime(patient: Patient) -> Iterator[Finding]:
+    """The private folder of socket, locks and log."""
+    if patient.places is None:
+        return
+    folder = patient.places.runtime
+    kind = file_system(folder)
+    facts = {"path": str(folder), "socket": str(patient.places.socket), "file_system": kind}
+    remedy = f"Remove it, or `chmod 700 {folder}`, or set MLC_JITD_RUNTIME_DIR to a private folder on a local disk."
+    try:
+        about = folder.lstat()
+    except FileNotFoundError:
+        above = next(each for each in folder.parents if each.exists())
+        can = os.access(above, os.W_OK | os.X_OK)
+        found = f"{folder} is not there yet" + ("" if can else f", and {above} can't be written")
+        yield Finding(
+            check="runtime", level="ok" if can else "problem", found=found, remedy="" if can else remedy, facts=facts
+        )
+        return
+    except OSError as error:
+        found = f"{folder} can't be looked at: {error.strerror}"
+        yield Finding(check="runtime", level="problem", found=found, remedy=remedy, facts=facts)
+        return
+    wrong = ""
+    if not stat.S_ISDIR(about.st_mode):
+        wrong = "is no folder"
+    elif about.st_uid != os.getuid():
+        wrong = f"belongs to uid {about.st_uid}"
+    elif about.st_mode & 0o022:
+        wrong = f"has mode {stat.S_IMODE(about.st_mode):04o}, so others may write to it"
+    if wrong:
+        found = f"{folder} {wrong}"
+        yield Finding(
+            check="runtime",
+            level="problem",
+            found=found,
+            follows="no daemon can serve there",
+            remedy=remedy,
+            facts=facts,
+        )
+    elif kind.startswith(NETWORK):
+        yield Finding(
+            check="runtime",
+            level="note",
+            found=f"{folder} on {kind}",
+            follows="a socket there is found by this host alone, and locks may lie",
+            remedy="Set MLC_JITD_RUNTIME_DIR to a folder on a local disk.",
+            facts=facts,
+        )
+    else:
+        yield Finding(check="runtime", level="ok", found=f"{folder}, private", facts=facts)
+
+
+def leftovers(patient: Patient) -> Iterator[Finding]:
+    """What crashes left behind, and what was set aside as damaged."""
+    if patient.places is None:
+        return
+    layout = Layout.of(patient.places.home)
+    staging = [path for path in _names(layout.staging) if path.suffix != ".lock" and not _held(path)]
+    artifacts = [(path, key) for path in _names(layout.library) if (key := key_of_artifact(path.name))]
+    orphans = [path for path, key in artifacts if not layout.manifest(key).exists()]
+    damaged = _names(layout.quarantine)
+    found = [
+        f"{len(each)} {what}"
+        for each, what in (
+            (staging, "builds that ended early"),
+            (orphans, "libraries without a manifest"),
+            (damaged, "damaged entries"),
+        )
+        if each
+    ]
+    yield Finding(
+        check="leftovers",
+        level="note" if found else "ok",
+        found=", ".join(found) or "none",
+        follows="they take room and do no harm; all but the newest 16 damaged entries go by themselves"
+        if found
+        else "",
+        remedy="Start the daemon anew (`mlc-jit stop`): it removes what is older than an hour." if found else "",
+        facts={"staging": len(staging), "orphans": len(orphans), "quarantined": len(damaged)},
+    )
+
+
+def _names(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _held(staging: Path) -> bool:
+    """Whether the owner of a staging folder lives."""
+    try:
+        fd = os.open(staging.with_name(f"{staging.name}.lock"), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a path is, or would be, on; empty where that can't be told."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+        real = path.resolve()
+    except OSError:
+        return ""
+    best, kind = -1, ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:  # noqa: PLR2004 - proc_pid_mountinfo(5)
+            continue
+        point = Path(fields[4].encode().decode("unicode_escape"))
+        if real.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), after.split()[0]
+    return kind
