@@ -15,6 +15,7 @@ from mlc_jit._version import __version__
 from mlc_jit.locations import Locations, locate
 from mlc_jitd import notify
 from mlc_jitd.broker import Broker
+from mlc_jitd.build import WarmCompilers
 from mlc_jitd.config import Settings
 from mlc_jitd.door import Door
 from mlc_jitd.engine import Engine
@@ -41,8 +42,8 @@ logger = logging.getLogger(__name__)
 DOOR_CHECK_SECONDS = 5.0
 
 
-def make_work(home: Path, settings: Settings) -> Work:
-    """Identity, store and toolchains over one home, opened.
+def make_work(home: Path, settings: Settings, *, warm: WarmCompilers | None = None) -> Work:
+    """Identity, store and toolchains over one home, opened; who gives warm compilers calls `Work.close`.
 
     Raises:
         StoreUnwritableError: The home can't be used at all. One that can only be read is no error: hits are served.
@@ -57,6 +58,7 @@ def make_work(home: Path, settings: Settings) -> Work:
         toolchain,
         total=settings.compile_seconds,
         silence=settings.silence_seconds,
+        warm=warm,
     )
 
 
@@ -75,8 +77,9 @@ def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None
     door = Door(places)
     door.lock()
     try:
-        work = make_work(places.home, settings)
-        engine = _engine(work, places, settings)
+        gauge = Gauge(capacity.read)
+        work = make_work(places.home, settings, warm=_warm(settings, gauge))
+        engine = _engine(work, places, settings, gauge)
         engine.log_path = log_path
         server = Server(door.bind(), engine.handle, gone=engine.gone, tick=_door_check(door, engine))
         engine.retire = door.retire
@@ -90,12 +93,21 @@ def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None
             notify.send("STOPPING=1")
         finally:
             server.close()
+            work.close()
     finally:
         door.retire()
     logger.info("stopped")
 
 
-def _engine(work: Work, places: Locations, settings: Settings) -> Engine:
+def _warm(settings: Settings, gauge: Gauge) -> WarmCompilers | None:
+    if not settings.warm:
+        return None
+    return WarmCompilers(
+        most=settings.warm, idle=settings.warm_idle_seconds, memory_free=lambda: gauge.now().memory_available
+    )
+
+
+def _engine(work: Work, places: Locations, settings: Settings, gauge: Gauge) -> Engine:
     likeness = Likeness()
     # Off the way to the first answer: ten thousand manifests take a moment to read.
     threading.Thread(target=lambda: likeness.learn_all(work.store.manifests()), name="likeness", daemon=True).start()
@@ -110,7 +122,7 @@ def _engine(work: Work, places: Locations, settings: Settings) -> Engine:
         work,
         Broker(backoff=settings.backoff_seconds),
         queue,
-        gauge=Gauge(capacity.read),
+        gauge=gauge,
         likeness=likeness,
         places=places,
         drain_seconds=settings.drain_seconds,

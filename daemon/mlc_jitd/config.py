@@ -35,6 +35,8 @@ class Settings:
         60.0, "how long running compiles may go on after SIGTERM or `mlc-jit stop`", least=0
     )
     backoff_seconds: float = _setting(5.0, "how long a failed compile answers with its failure", least=0)
+    warm: int = _setting(2, "compilers kept imported between compiles; 0 or `off` for none", least=0)
+    warm_idle_seconds: float = _setting(600.0, "how long a compiler that nobody needs is kept imported", least=0)
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -48,6 +50,8 @@ class Settings:
         for each in dataclasses.fields(cls):
             name = PREFIX + each.name.upper()
             text = env.get(name, "").strip()
+            if each.name == "warm":
+                text = {"off": "0", "on": ""}.get(text.lower(), text)
             if text:
                 values[each.name] = _number(name, text, type(each.default), each.metadata["least"])
         return cls(**values)

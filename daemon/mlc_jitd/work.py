@@ -23,7 +23,7 @@ from mlc_jit.errors import (
     DrainingError,
     JitError,
 )
-from mlc_jitd.build import Limits, Outcome, StopSignal, run
+from mlc_jitd.build import Kind, Limits, Outcome, StopSignal, WarmCompilers, run
 from mlc_jitd.headway import Stopwatch
 from mlc_jitd.store import (
     About,
@@ -108,6 +108,7 @@ class Work:
         toolchain: The host side of a toolchain, by its name.
         total: Seconds that one compile may take; 0 for no limit.
         silence: Seconds that a compiler may be silent; 0 for no limit.
+        warm: Compilers that are imported already; without them, each compile is a process of its own from the start.
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class Work:
         *,
         total: float,
         silence: float,
+        warm: WarmCompilers | None = None,
     ) -> None:
         self.identifier = identifier
         self.store = store
         self._toolchain = toolchain
         self._total = total
         self._silence = silence
+        self._warm = warm
         self.logs = store.layout.library / ".logs"
 
     def look_up(self, request: JitRequest) -> LookUp:
@@ -164,6 +167,11 @@ class Work:
             return Built(self._compile(order, report, stop), compiled=True)
         finally:
             lock.release()
+
+    def close(self) -> None:
+        """End the warm compilers, when no compile runs any more."""
+        if self._warm is not None:
+            self._warm.close()
 
     def _take(self, lock: KeyLock, report: Report, stop: StopSignal) -> bool:
         """Take the key's lock; whether somebody else held it."""
@@ -208,7 +216,11 @@ class Work:
             )
             started = time.time()
             enter(Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}"))
-            outcome = run(command, limits, log=log, on_line=on_line, stop=stop)
+            if self._warm is None:
+                outcome = run(command, limits, log=log, on_line=on_line, stop=stop)
+            else:
+                kind = self._kind(identity, toolchain)
+                outcome = self._warm.run(command, kind, limits, log=log, on_line=on_line, stop=stop)
             stages = watch.stop(time.monotonic())
             _require_success(outcome, identity, toolchain)
             if not output.is_file():
@@ -230,6 +242,16 @@ class Work:
             report(Stage("publish"))
             about = _about(order, outcome, started=started, stages=stages, degraded=tuple(degraded))
             return self.store.publish(identity.key, output, about)
+
+    def _kind(self, identity: Identity, toolchain: Toolchain) -> Kind:
+        """Which warm compiler serves an identity."""
+        job = identity.job
+        return Kind(
+            place=(job.toolchain, job.python, job.environment),
+            build=identity.toolchain.fingerprint,
+            make=lambda folder: toolchain.warm(job, folder=folder),
+            holds=lambda: self.identifier.recheck_thoroughly(identity),
+        )
 
     def _log(self, key: str) -> Path:
         """Where the log of a key's newest compile goes; the oldest logs go when there are many."""

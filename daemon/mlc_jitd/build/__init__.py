@@ -9,5 +9,6 @@ from __future__ import annotations
 from .limits import CommandLike, Limits, Outcome, Status
 from .runner import run
 from .stop import StopReason, StopSignal
+from .warm import Kind, WarmCompilers
 
-__all__ = ["CommandLike", "Limits", "Outcome", "Status", "StopReason", "StopSignal", "run"]
+__all__ = ["CommandLike", "Kind", "Limits", "Outcome", "Status", "StopReason", "StopSignal", "WarmCompilers", "run"]

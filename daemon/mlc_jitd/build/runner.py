@@ -15,7 +15,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from . import orphans
 from .limits import Outcome
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .limits import CommandLike, Limits, Status
     from .stop import StopSignal
 
-__all__ = ["run"]
+__all__ = ["SupervisorLike", "run"]
 
 SUPERVISOR_SILENCE = 60.0
 """Seconds without the half-second sample after which a supervisor counts as hung (stopped, say) and is killed."""
@@ -38,8 +38,33 @@ _PASSED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # without them some interpre
 _NOISE = 4096
 
 
+class SupervisorLike(Protocol):
+    """A supervisor that waits for its job: `subprocess.Popen`, or one that a warm compiler forked."""
+
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        """Takes the job and orders, unbuffered; its end is the daemon's end."""
+
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        """Gives the report, unbuffered."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
+
 def run(
-    command: CommandLike, limits: Limits, *, log: Path, on_line: Callable[[str], None], stop: StopSignal
+    command: CommandLike,
+    limits: Limits,
+    *,
+    log: Path,
+    on_line: Callable[[str], None],
+    stop: StopSignal,
+    inherit: tuple[int, ...] = (),
+    start: Callable[[], SupervisorLike] | None = None,
 ) -> Outcome:
     """Run a command and return when it and all of its descendants are gone. Blocks; call it in a thread.
 
@@ -49,6 +74,8 @@ def run(
         log: Where its output goes, bounded; the folder must exist. A log that can't be written harms nothing.
         on_line: Called in this thread with some of the lines as they come, cleaned, at most 2,000 characters each.
         stop: Ends the run from another thread: SIGTERM to the tree, SIGKILL after the grace.
+        inherit: Descriptors that the command gets under their own numbers; here they are closed once it has them.
+        start: Gives another supervisor than a new process.
 
     Returns:
         How it ended. A command that can't be started is an outcome (``lost``), not an exception.
@@ -60,15 +87,18 @@ def run(
     what other services start on the command's behalf; and when the supervisor and this process are killed at the same
     moment, more than the end of the command itself (its children stay).
     """
-    if stop.reason is not None:
-        return _unstarted("cancelled", f"{stop.reason} before it was started", log)
     job = uuid.uuid4().hex
     try:
-        process = _start_supervisor()
+        if stop.reason is not None:
+            return _unstarted("cancelled", f"{stop.reason} before it was started", log)
+        process = start() if start is not None else _start_supervisor(inherit)
     except OSError as error:
         return _unstarted("lost", f"cannot start the supervisor: {error}", log)
+    finally:
+        for fd in inherit:
+            os.close(fd)
     began = time.monotonic()
-    talk = _Talk(process, _job_text(job, command, limits, log), on_line)
+    talk = _Talk(process, _job_text(job, command, limits, log, inherit), on_line)
     try:
         with _wake_pipe(stop) as wake:
             talk.until_end(wake, lambda: stop.reason)
@@ -83,7 +113,7 @@ def run(
 class _Talk:
     """The conversation with one supervisor."""
 
-    def __init__(self, process: subprocess.Popen[bytes], job: bytes, on_line: Callable[[str], None]) -> None:
+    def __init__(self, process: SupervisorLike, job: bytes, on_line: Callable[[str], None]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
@@ -184,7 +214,7 @@ class _Talk:
             self.noise += event["detail"]
 
 
-def _start_supervisor() -> subprocess.Popen[bytes]:
+def _start_supervisor(inherit: tuple[int, ...]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-X", "utf8", str(_BOOT)],
         bufsize=0,
@@ -194,6 +224,7 @@ def _start_supervisor() -> subprocess.Popen[bytes]:
         cwd="/",
         env={name: os.environ[name] for name in _PASSED if name in os.environ},
         start_new_session=True,
+        pass_fds=inherit,
     )
 
 
@@ -219,9 +250,10 @@ def _ignore(_: str) -> None:
     pass
 
 
-def _job_text(job: str, command: CommandLike, limits: Limits, log: Path) -> bytes:
+def _job_text(job: str, command: CommandLike, limits: Limits, log: Path, inherit: tuple[int, ...]) -> bytes:
     message = {
         "id": job,
+        "inherit": inherit,
         "argv": [_portable(part) for part in command.argv],
         "env": {_portable(name): _portable(value) for name, value in command.env},
         "cwd": _portable(str(command.cwd)),

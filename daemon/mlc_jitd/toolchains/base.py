@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 CONFIG_NAME = "mlc-chat-config.json"
 
@@ -31,6 +31,8 @@ _THREAD_CAPS: tuple[str, ...] = (
     "TVM_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+
+WARM = Path(__file__).parent / "inside" / "warm.py"
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -100,6 +102,14 @@ class Toolchain(Protocol):
             OSError: The config could not be written into ``scratch``.
         """
 
+    def warm(self, job: CompileJob, *, folder: Path) -> Command:
+        """The command of a process that imports the compiler once and then runs commands like ``job``'s.
+
+        Args:
+            job: Any that is to run there: its interpreter and its variables count.
+            folder: The process's own, for what importing writes.
+        """
+
     def stage(self, line: str) -> Stage | None:
         """The stage that a log line announces, if it announces one."""
 
@@ -135,6 +145,24 @@ def compiler_environment(
         }
     )
     return tuple(sorted(env.items()))
+
+
+def warm_command(job: CompileJob, *, folder: Path, imports: tuple[str, ...], search: tuple[Path, ...] = ()) -> Command:
+    """A process of ``inside/warm.py``, see ``Toolchain.warm``.
+
+    Its thread pools have one thread: some start at import, and a process with two can't be forked. A job's own caps
+    are set in its child, where the pools that a compile uses read them.
+
+    Args:
+        job: As for ``Toolchain.warm``.
+        folder: As for ``Toolchain.warm``.
+        imports: The modules to import ahead.
+        search: Folders that come first on the path.
+    """
+    argv = [job.python, "-P", str(WARM)]
+    argv += [part for module in imports for part in ("--import", module)]
+    argv += [part for place in search for part in ("--path", str(place))]
+    return Command(tuple(argv), compiler_environment(job.environment, scratch=folder, cores=1), folder)
 
 
 def plain(line: str) -> str:

@@ -1,8 +1,9 @@
 """Starts the command, and says why it could not be started.
 
-Between fork and exec the child makes its own session, ties its life to the supervisor's, puts signals, umask and limits
-to what a program expects, and steps back behind everybody else's work. A delegated control group (cpu.weight,
-memory.max) will be entered here too: first thing, so that nothing the command does is outside of it.
+Between fork and exec (in a warm compiler: the call that stands for it) the child makes its own session, ties its life
+to the supervisor's, puts signals, umask and limits to what a program expects, and steps back behind everybody else's
+work. A delegated control group (cpu.weight, memory.max) will be entered here too: first thing, so that nothing the
+command does is outside of it.
 """
 
 # ruff: noqa: PTH110, PTH112, PTH118, PTH123 -- importing pathlib costs each job's start 10 ms
@@ -18,9 +19,12 @@ from .kernel import LINUX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from .wire import Job
+
+    Launch = Callable[[Job], NoReturn]
 
 MARKER = "MLC_JITD_JOB"
 """The variable that names the job in the environment of each of its processes."""
@@ -30,6 +34,7 @@ _OOM_SCORE = 500
 _UMASK = 0o022
 _NOT_STARTED = 127
 _LARGE_PIPE = 1024 * 1024
+_OURS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # what `loop.serve` changed
 
 
 class Child:
@@ -43,17 +48,22 @@ class Child:
         self.news = news
 
 
-def start(job: Job) -> Child:
-    """Fork and exec. The news pipe carries ``held NAME`` lines, then ``failed STEP ERRNO`` if exec did not happen."""
+def start(job: Job, launch: Launch | None = None) -> Child:
+    """Fork and exec. The news pipe carries ``held NAME`` lines, then ``failed STEP ERRNO`` if exec did not happen.
+
+    Args:
+        job: What to run.
+        launch: Called in the child instead of exec; it closes all descriptors that exec would close.
+    """
     output, output_end = os.pipe()
     news, news_end = os.pipe()
     _widen(output)
     supervisor = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(job, supervisor, output_end, news_end)
-    os.close(output_end)
-    os.close(news_end)
+        _become(job, supervisor, output_end, news_end, launch)
+    for fd in (output_end, news_end, *job.inherit):
+        os.close(fd)
     os.set_blocking(output, False)
     os.set_blocking(news, False)
     return Child(pid, output, news)
@@ -69,7 +79,7 @@ def _widen(pipe: int) -> None:
             return
 
 
-def _become(job: Job, supervisor: int, output: int, news: int) -> NoReturn:
+def _become(job: Job, supervisor: int, output: int, news: int, launch: Launch | None) -> NoReturn:
     step = "session"
     try:
         os.setsid()
@@ -78,7 +88,8 @@ def _become(job: Job, supervisor: int, output: int, news: int) -> NoReturn:
             os._exit(_NOT_STARTED)
         step = "signals"
         signal.set_wakeup_fd(-1)
-        for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        # What a library set for itself when it was imported (TVM: SIGSEGV) is part of the command.
+        for signum in _OURS if launch else signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         step = "output"
@@ -92,6 +103,8 @@ def _become(job: Job, supervisor: int, output: int, news: int) -> NoReturn:
         step = "cwd"
         os.chdir(job.cwd)
         step = "exec"
+        if launch is not None:
+            launch(job)
         os.execvpe(job.argv[0], job.argv, {**job.env, MARKER: job.id})  # noqa: S606  # no shell is the point
     except OSError as error:
         os.write(news, b"failed %s %d\n" % (step.encode(), error.errno or 0))

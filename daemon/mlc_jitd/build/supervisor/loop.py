@@ -35,8 +35,9 @@ _AUTOGROUP_NICE = {False: 10, True: 19}
 class Supervision:
     """One job from start to report."""
 
-    def __init__(self, job: Job, control: int, report: Report, wake: int) -> None:
+    def __init__(self, job: Job, control: int, report: Report, wake: int, launch: child.Launch | None = None) -> None:
         self._job = job
+        self._launch = launch
         self._report = report
         self._control = control
         self._orders = b""
@@ -70,7 +71,7 @@ class Supervision:
 
     def run(self, orders: bytes = b"") -> None:
         """Everything, to the last event."""
-        self._child = child.start(self._job)
+        self._child = child.start(self._job, self._launch)
         self._watch(self._child.output, self._pump)
         self._watch(self._child.news, self._hear)
         self._watch(self._control, self._listen)
@@ -307,8 +308,19 @@ class Supervision:
 
 
 def main() -> None:
-    """Read the job, run it, report. A fault of the supervisor's own is reported as ``broken``."""
-    report = Report(1)
+    """The supervisor of one command, in a process of its own."""
+    serve(0, 1)
+
+
+def serve(control: int, reporting: int, launch: child.Launch | None = None) -> None:
+    """Read the job, run it, report, end the process. A fault of the supervisor's own is reported as ``broken``.
+
+    Args:
+        control: Where the job comes from; its end is the daemon's end.
+        reporting: Where the report goes.
+        launch: Instead of exec, see `child.start`.
+    """
+    report = Report(reporting)
     wake, wake_end = os.pipe()
     os.set_blocking(wake_end, False)
     signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
@@ -316,11 +328,11 @@ def main() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # orders come by the pipe; whoever ends the daemon ends us through it
     try:
-        given = read_job(0)
+        given = read_job(control)
         if given is None:
             return
         kernel.become_subreaper()
-        Supervision(given[0], 0, report, wake).run(given[1])
+        Supervision(given[0], control, report, wake, launch).run(given[1])
     except Exception as error:  # noqa: BLE001  # whatever it is, the daemon must hear of it
         report.event("broken", detail=f"the supervisor failed: {error!r}")
         report.finish()

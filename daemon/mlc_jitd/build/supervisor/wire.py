@@ -16,11 +16,12 @@ class Job:
     """The job as it came in; times in seconds, sizes in bytes, None for no limit."""
 
     __slots__ = (
-        "argv", "background", "cwd", "env", "grace", "id", "line_rate", "log", "log_bytes", "marks", "memory_bytes",
-        "silence", "total",
+        "argv", "background", "cwd", "env", "grace", "id", "inherit", "line_rate", "log", "log_bytes", "marks",
+        "memory_bytes", "silence", "total",
     )  # fmt: skip
 
     id: str
+    inherit: list[int]
     argv: list[str]
     env: dict[str, str]
     cwd: str

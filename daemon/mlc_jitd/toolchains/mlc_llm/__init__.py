@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mlc_jitd.toolchains.base import CONFIG_NAME, Command, CompileJob, Stage, compiler_environment, plain
+from mlc_jitd.toolchains.base import CONFIG_NAME, Command, CompileJob, Stage, compiler_environment, plain, warm_command
 from mlc_jitd.toolchains.tracebacks import last_error
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class MlcLlmToolchain:
             argv += ["--system-lib-prefix", job.compiler_prefix]
         env = compiler_environment(job.environment, scratch=scratch, cores=cores)
         return Command(tuple(argv), env, scratch)
+
+    def warm(self, job: CompileJob, *, folder: Path) -> Command:
+        """See ``Toolchain.warm``."""
+        return warm_command(job, folder=folder, imports=("mlc_llm.cli.compile",))
 
     def stage(self, line: str) -> Stage | None:
         """See ``Toolchain.stage``."""

@@ -9,7 +9,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mlc_jitd.toolchains.base import CONFIG_NAME, Command, CompileJob, Stage, compiler_environment, plain, shortened
+from mlc_jitd.toolchains.base import (
+    CONFIG_NAME,
+    Command,
+    CompileJob,
+    Stage,
+    compiler_environment,
+    plain,
+    shortened,
+    warm_command,
+)
 from mlc_jitd.toolchains.tracebacks import last_error
 
 COMPILE = Path(__file__).parent / "inside" / "compile.py"
@@ -43,6 +52,11 @@ class TvmToolchain:
             "--output", str(output),
         )  # fmt: skip
         return Command(argv, compiler_environment(job.environment, scratch=scratch, cores=cores), scratch)
+
+    def warm(self, job: CompileJob, *, folder: Path) -> Command:
+        """See ``Toolchain.warm``."""
+        modules = ("mlc_jitd_tvm.pipeline", "mlc_jitd_tvm.targets")
+        return warm_command(job, folder=folder, imports=modules, search=(COMPILE.parent,))
 
     def stage(self, line: str) -> Stage | None:
         """See ``Toolchain.stage``."""
