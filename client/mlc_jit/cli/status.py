@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlc_jit import messages as m
+from mlc_jit.bars import clock
 from mlc_jit.cli.asking import answer, duration, size, table
 
 if TYPE_CHECKING:
@@ -50,13 +51,27 @@ def screen(status: m.Status) -> str:
     slots = f" on {_counted(status.slots, 'slot')}" if status.slots else ""
     lines.append(f"  jobs    {running} running{slots}, {len(status.jobs) - running} queued")
     if status.jobs:
-        rows = [["KEY", "STATE", "STAGE", "TIME", "WAITERS", "MODEL"]]
+        rows = [["KEY", "STATE", "PROGRESS", "TIME", "LEFT", "WAITERS", "MODEL"]]
         rows += [
-            [job.key[:12], job.state, job.stage, duration(job.elapsed), str(job.waiters), Path(job.model).name]
+            [
+                job.key[:12],
+                job.state,
+                _progress(job),
+                duration(job.elapsed),
+                "" if job.left is None else clock(job.left),
+                str(job.waiters),
+                Path(job.model).name,
+            ]
             for job in status.jobs
         ]
-        lines += ["", table(rows, right=frozenset({3, 4}))]
+        lines += ["", table(rows, right=frozenset({3, 4, 5}))]
     return "\n".join(lines)
+
+
+def _progress(job: m.JobReport) -> str:
+    if job.state == "queued":
+        return job.detail or job.stage
+    return job.stage if job.fraction is None else f"{job.fraction:.0%} {job.stage}"
 
 
 def _counted(count: int, one: str, many: str = "") -> str:
