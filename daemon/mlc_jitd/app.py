@@ -79,8 +79,7 @@ def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None
     try:
         gauge = Gauge(capacity.read)
         work = make_work(places.home, settings, warm=_warm(settings, gauge))
-        engine = _engine(work, places, settings, gauge)
-        engine.log_path = log_path
+        engine = _engine(work, places, settings, gauge, log_path)
         server = Server(door.bind(), engine.handle, gone=engine.gone, tick=_door_check(door, engine))
         engine.retire = door.retire
         try:
@@ -107,7 +106,7 @@ def _warm(settings: Settings, gauge: Gauge) -> WarmCompilers | None:
     )
 
 
-def _engine(work: Work, places: Locations, settings: Settings, gauge: Gauge) -> Engine:
+def _engine(work: Work, places: Locations, settings: Settings, gauge: Gauge, log_path: str) -> Engine:
     likeness = Likeness()
     # Off the way to the first answer: ten thousand manifests take a moment to read.
     threading.Thread(target=lambda: likeness.learn_all(work.store.manifests()), name="likeness", daemon=True).start()
@@ -125,6 +124,7 @@ def _engine(work: Work, places: Locations, settings: Settings, gauge: Gauge) -> 
         gauge=gauge,
         likeness=likeness,
         places=places,
+        log_path=log_path,
         drain_seconds=settings.drain_seconds,
     )
 

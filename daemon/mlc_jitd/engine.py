@@ -14,28 +14,26 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlc_jit import messages as m
-from mlc_jit._version import __version__
 from mlc_jit.errors import CompileError, CompileOutOfMemoryError, JitError, RequestError
 from mlc_jitd import broker as b
 from mlc_jitd.answers import Answers, result
-from mlc_jitd.build import StopSignal
 from mlc_jitd.headway import Headway
-from mlc_jitd.reports import cannot, error_of, internal, place, row, trouble_of
-from mlc_jitd.schedule.jobs import Accepted, Demand
+from mlc_jitd.jobs import Asking, JobState, carry_out, demand_of, job_row
+from mlc_jitd.overview import Overview
+from mlc_jitd.reports import cannot, error_of, internal, place, trouble_of
+from mlc_jitd.schedule.jobs import Accepted
 from mlc_jitd.store import Entry, Found
-from mlc_jitd.work import TOOLCHAIN_CHANGED, Built, LookUp, Order, Work
+from mlc_jitd.work import TOOLCHAIN_CHANGED, Built, LookUp, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlc_jit.locations import Locations
     from mlc_jitd.gauge import Gauge
-    from mlc_jitd.identity import Identity
-    from mlc_jitd.likeness import Expectation, Likeness
+    from mlc_jitd.likeness import Likeness
     from mlc_jitd.schedule.jobs import Grant
     from mlc_jitd.schedule.queue import Queue
     from mlc_jitd.server import Peer
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOKUP_THREADS = 4
-LISTING_CHUNK = 500
 ADMIT_SECONDS = 2.0
 """How often the queue is asked while something waits: what others on the host use changes without a word."""
 
@@ -67,30 +64,6 @@ class Replies(Protocol):
         """What the socket saw."""
 
 
-@dataclass(slots=True)
-class Asking:
-    """A request on its way; ``identity`` once it was looked up, ``again`` once the compiler changed under it."""
-
-    peer: Peer
-    request: m.JitRequest
-    asked_at: float
-    identity: Identity | None = None
-    again: bool = False
-
-
-@dataclass(slots=True)
-class JobState:
-    """What the engine holds for one of the broker's jobs."""
-
-    identity: Identity
-    asking: Asking
-    submitted: float
-    like: Expectation
-    headway: Headway
-    stop: StopSignal = field(default_factory=StopSignal)
-    retried: bool = False
-
-
 class Engine:
     """See the module's docstring.
 
@@ -101,6 +74,7 @@ class Engine:
         gauge: What the host has.
         likeness: Remembers what compiles took.
         places: For the greeting and the status.
+        log_path: The daemon's log file, if it has one.
         drain_seconds: How long running jobs may go on once the daemon drains.
     """
 
@@ -113,6 +87,7 @@ class Engine:
         gauge: Gauge,
         likeness: Likeness,
         places: Locations,
+        log_path: str,
         drain_seconds: float,
     ) -> None:
         self._work = work
@@ -120,7 +95,7 @@ class Engine:
         self._queue = jobs
         self._gauge = gauge
         self._likeness = likeness
-        self._places = places
+        self._overview = Overview(work.store, places, log_path)
         self._drain_seconds = drain_seconds
         self._answers = Answers(work.store.unchanged, work.identifier.recheck)
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
@@ -136,7 +111,6 @@ class Engine:
         self._remembered_hits = 0  # counted in the server's thread, all else in this one
         self.retire: Callable[[], None] = lambda: None
         """Called once when the daemon begins to drain: gives its place to a successor."""
-        self.log_path = ""
 
     def serve(self, replies: Replies) -> None:
         """Run until drained. Call it in a thread of its own, or in the main one."""
@@ -167,7 +141,7 @@ class Engine:
                     self._remembered_hits += 1
                 return answer
             case m.Hello():
-                return self._welcome(message)
+                return self._overview.welcome(message)
             case m.Leave():
                 self._post(self._left, (peer.identity, message.id), message.cancel)
             case m.Cancel():
@@ -272,33 +246,6 @@ class Engine:
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 
-    def _run(self, key: str, state: JobState, grant: Grant, redo: bool) -> None:
-        """One job, in a thread of its own."""
-        request = state.asking.request
-        order = Order(
-            identity=state.identity,
-            model_path=request.model_path,
-            device=request.device,
-            redo=redo,
-            asked_at=state.asking.asked_at,
-            cores=grant.cores,
-            memory=grant.memory if state.retried else None,
-            background=request.prewarm,
-        )
-
-        def report(stage: Stage) -> None:
-            self._post(self._advanced, key, stage, time.monotonic())
-
-        try:
-            built = self._work.build(order, report, state.stop)
-        except JitError as error:
-            self._post(self._failed, key, error)
-        except Exception as error:
-            logger.exception("a compile could not be carried out")
-            self._post(self._failed, key, internal(error))
-        else:
-            self._post(self._built, key, built)
-
     def _advanced(self, key: str, stage: Stage, now: float) -> None:
         """A compile has come to a stage. While another process compiles the key, nothing is known of how far it is."""
         state = self._jobs.get(key)
@@ -387,21 +334,19 @@ class Engine:
             logger.warning("%s starts although the host lacks %s for it", key[:12], " and ".join(grant.short))
         redo = self._broker.jobs[key].redo
         self._broker.started(key)
-        job = (key, self._jobs[key], grant, redo)
-        threading.Thread(target=self._run, args=job, name=f"job-{key[:8]}", daemon=True).start()
-
-    def _demand(self, key: str, *, interactive: bool) -> Demand:
         state = self._jobs[key]
-        peer = state.asking.peer
-        return Demand(
-            job=key,
-            client=str(peer.pid) if peer.pid else peer.identity.hex(),
-            user=peer.uid,
-            submitted=state.submitted,
-            interactive=interactive,
-            memory=state.like.memory,
-            estimate=state.like.seconds,
-        )
+
+        def report(stage: Stage) -> None:
+            self._post(self._advanced, key, stage, time.monotonic())
+
+        def run() -> None:
+            ended = carry_out(self._work, state, grant, report, redo=redo)
+            if isinstance(ended, Built):
+                self._post(self._built, key, ended)
+            else:
+                self._post(self._failed, key, ended)
+
+        threading.Thread(target=run, name=f"job-{key[:8]}", daemon=True).start()
 
     # --- the broker's instructions ----------------------------------------------------------------------------------
 
@@ -472,7 +417,7 @@ class Engine:
         like = self._likeness.of(asking.identity)
         headway = Headway(dict(like.stages), like.seconds)
         self._jobs[instruction.key] = JobState(asking.identity, asking, time.monotonic(), like, headway)
-        demand = self._demand(instruction.key, interactive=instruction.interactive)
+        demand = demand_of(instruction.key, self._jobs[instruction.key], interactive=instruction.interactive)
         answer = self._queue.submit(demand, self._gauge.now())
         if isinstance(answer, Accepted):
             self._admit()
@@ -483,69 +428,27 @@ class Engine:
 
     # --- seeing -----------------------------------------------------------------------------------------------------
 
-    def _welcome(self, hello: m.Hello) -> m.Message:
-        return m.Welcome(
-            id=hello.id,
-            protocol=m.PROTOCOL,
-            version=__version__,
-            features=m.FEATURES,
-            pid=os.getpid(),
-            home=str(self._places.home),
-            log_path=self.log_path,
-        )
-
     def _status(self, peer: Peer, id_: int) -> None:
         now = time.monotonic()
-        snapshot = self._queue.snapshot(now)
-        jobs = tuple(self._report(job, now) for job in self._broker.jobs.values())
-        counters = self.counters + self._server_counters() + Counter(self._work.store.counters())
+        jobs = tuple(job_row(job, self._jobs[job.key], now) for job in self._broker.jobs.values())
+        counters = self.counters + Counter(self._work.store.counters())
+        if self._replies is not None:
+            counters += self._replies.counters
         counters["hits"] += self._remembered_hits
-        draining = self._broker.draining
-
-        def task() -> None:
-            totals = self._work.store.totals()
-            status = m.Status(
-                id=id_,
-                version=__version__,
-                pid=os.getpid(),
-                uptime=now - self._begun,
-                home=str(self._places.home),
-                socket=str(self._places.socket),
-                log_path=self.log_path,
-                draining=draining,
-                slots=snapshot.slots.jobs,
-                jobs=jobs,
-                entries=totals.entries,
-                bytes=totals.bytes,
-                counters=dict(counters),
-            )
-            self._send(peer.identity, status)
-
-        self._lookups.submit(_logged, task)
-
-    def _report(self, job: b.Job, now: float) -> m.JobReport:
-        state = self._jobs[job.key]
-        return m.JobReport(
-            key=job.key,
-            state=job.state,
-            model=state.asking.request.model_path,
-            device=state.asking.request.device,
-            stage=job.step.stage if job.step else "",
-            detail=job.step.detail if job.step else "",
-            fraction=job.step.fraction if job.step else None,
-            left=job.step.left if job.step else None,
-            elapsed=now - state.submitted,
-            waiters=len(job.waiters),
+        status = self._overview.status(
+            id_,
+            uptime=now - self._begun,
+            draining=self._broker.draining,
+            slots=self._queue.snapshot(now).slots.jobs,
+            jobs=jobs,
+            counters=dict(counters),
         )
+        self._lookups.submit(_logged, lambda: self._send(peer.identity, status()))
 
     def _list(self, peer: Peer, id_: int) -> None:
         def task() -> None:
-            rows = [row(self._work.store.layout.library / each.artifact, each) for each in self._work.store.manifests()]
-            rows.sort(key=lambda row: -row.created)
-            for start in range(0, max(1, len(rows)), LISTING_CHUNK):
-                chunk = tuple(rows[start : start + LISTING_CHUNK])
-                more = start + LISTING_CHUNK < len(rows)
-                self._send(peer.identity, m.Listing(id=id_, entries=chunk, more=more))
+            for part in self._overview.listing(id_):
+                self._send(peer.identity, part)
 
         self._lookups.submit(_logged, task)
 
@@ -594,9 +497,6 @@ class Engine:
     def _send(self, identity: bytes, message: m.Message) -> None:
         if self._replies is not None:
             self._replies.send(identity, message)
-
-    def _server_counters(self) -> Counter[str]:
-        return Counter() if self._replies is None else self._replies.counters
 
 
 def _nothing() -> None:
