@@ -8,6 +8,7 @@ and its compile with it, when the process that asked closes the pipe or dies.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import struct
@@ -17,13 +18,14 @@ import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from mlc_jit import messages as m
-from mlc_jit.errors import DaemonError, JitError, ProtocolError
+from mlc_jit.errors import JitError, ProtocolError
 from mlc_jit.locations import made_home
 from mlc_jitd import broker as b
 from mlc_jitd.answers import result
 from mlc_jitd.app import make_work
 from mlc_jitd.build import StopSignal
 from mlc_jitd.config import Settings
+from mlc_jitd.reports import error_of
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.fit import slots
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
@@ -92,58 +94,42 @@ def _answer(
     Raises:
         JitError: No library.
     """
-    for attempt in (1, 2):
-        found = work.look_up(request)
-        key = found.identity.key
-        hit = isinstance(found.answer, Found)
-        reason = "" if isinstance(found.answer, Found) else found.answer.reason
-        first = b.Broker().asked(
-            (b"", 0), key=key, policy=request.policy, hit=hit, reason=reason, now=time.monotonic()
-        )[0]
-        if isinstance(first, b.Refuse):
-            raise m.Failure(
-                kind=first.trouble.kind,
-                message=first.trouble.message,
-                remedy=first.trouble.remedy,
-                reason=first.trouble.reason,
-                key=key,
-            ).error()
-        if isinstance(found.answer, Found) and isinstance(first, b.Deliver):
-            return result(request.id, found.identity, found.answer.entry)
-        began = time.monotonic()
-
-        def report(stage: Stage) -> None:
-            if request.progress:
-                elapsed = time.monotonic() - began  # noqa: B023 - used within this turn of the loop
-                step = m.Progress(id=request.id, stage=stage.name, detail=stage.detail, elapsed=elapsed, key=key)  # noqa: B023
-                reply(step)
-
-        order = Order(
-            identity=found.identity,
-            model_path=request.model_path,
-            device=request.device,
-            redo=request.policy == "REDO",
-            asked_at=time.time(),
-            cores=slots(capacity.read(), QueueSettings(cores_per_job=settings.cores_per_job or None)).cores,
-            background=request.prewarm,
-        )
-        try:
-            built = work.build(order, report, stop)
-        except JitError as error:
-            if error.reason == TOOLCHAIN_CHANGED and attempt == 1:
-                continue
+    try:
+        return _try(work, request, settings, reply, stop)
+    except JitError as error:
+        if error.reason != TOOLCHAIN_CHANGED:
             raise
-        plain = result(request.id, found.identity, built.entry)
-        source: m.Source = "compiled" if built.compiled else "joined"
-        return m.Result(
-            id=plain.id,
-            path=plain.path,
-            key=plain.key,
-            system_lib_prefix=plain.system_lib_prefix,
-            source=source,
-            reason=reason or "redo",
-            seconds=plain.seconds,
-            toolchain=plain.toolchain,
-            degraded=plain.degraded,
-        )
-    raise DaemonError(f"process {os.getpid()} got no answer")
+        return _try(work, request, settings, reply, stop)
+
+
+def _try(
+    work: Work, request: m.JitRequest, settings: Settings, reply: Callable[[m.Message], None], stop: StopSignal
+) -> m.Result:
+    found = work.look_up(request)
+    key = found.identity.key
+    hit = isinstance(found.answer, Found)
+    reason = "" if isinstance(found.answer, Found) else found.answer.reason
+    began = time.monotonic()
+    first = b.Broker().asked((b"", 0), key=key, policy=request.policy, hit=hit, reason=reason, now=began)[0]
+    if isinstance(first, b.Refuse):
+        raise error_of(first.trouble, key)
+    if isinstance(found.answer, Found) and isinstance(first, b.Deliver):
+        return result(request.id, found.identity, found.answer.entry)
+
+    def report(stage: Stage) -> None:
+        if request.progress:
+            elapsed = time.monotonic() - began
+            reply(m.Progress(id=request.id, stage=stage.name, detail=stage.detail, elapsed=elapsed, key=key))
+
+    order = Order(
+        identity=found.identity,
+        model_path=request.model_path,
+        device=request.device,
+        redo=request.policy == "REDO",
+        asked_at=time.time(),
+        cores=slots(capacity.read(), QueueSettings(cores_per_job=settings.cores_per_job or None)).cores,
+        background=request.prewarm,
+    )
+    built = work.build(order, report, stop)
+    plain = result(request.id, found.identity, built.entry)
+    return dataclasses.replace(plain, source="compiled" if built.compiled else "joined", reason=reason or "redo")
