@@ -112,7 +112,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
     assert process.children() == []
-    until(lambda: process.num_fds() <= before[0] and process.num_threads() <= before[1])  # a thread takes its time to go
+    # A thread takes its time to go.
+    until(lambda: process.num_fds() <= before[0] and process.num_threads() <= before[1])
     until(lambda: not any(psutil.pid_exists(pid) for pid in made.pids()))
 
 
