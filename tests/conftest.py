@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,6 +27,11 @@ from harness.leftovers import MARK, Scene
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
+
+# CI tries the same examples each time: it tells whether a change is sound. Looking for new ones is a developer's run.
+hypothesis.settings.register_profile("ci", derandomize=True, database=None)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 SWITCHES = ("MLC_JITD_TEST_", "MLC_JITD_SHARED")
 LEAKING = ("MLC_", "XDG_", "FLASHINFER_", "NOTIFY_SOCKET", "LISTEN_", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
