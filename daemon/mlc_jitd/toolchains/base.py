@@ -32,6 +32,16 @@ _THREAD_CAPS: tuple[str, ...] = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
+_ALLOCATOR: dict[str, str] = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+}
+"""Makes glibc keep what it has: a compile frees and takes millions of times, and each page comes back as a fault.
+
+See docs/performance.md for what it saves; other C libraries ignore it.
+"""
+
 WARM = Path(__file__).parent / "inside" / "warm.py"
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -132,7 +142,7 @@ def compiler_environment(
         own: The daemon's environment; ``os.environ`` unless a test says otherwise.
     """
     own = os.environ if own is None else own
-    env = {name: own[name] for name in OWN_VARIABLES if name in own}
+    env = {**_ALLOCATOR, **{name: own[name] for name in OWN_VARIABLES if name in own}}
     env.update(variables)
     env.update(dict.fromkeys(_THREAD_CAPS, str(cores)))
     env.update(
