@@ -9,13 +9,14 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc_jit._version import __version__
 from mlc_jit.locations import Locations, locate
 from mlc_jitd import notify
 from mlc_jitd.broker import Broker
-from mlc_jitd.build import WarmCompilers
+from mlc_jitd.build import JobGroups, WarmCompilers
 from mlc_jitd.config import Settings
 from mlc_jitd.door import Door
 from mlc_jitd.engine import Engine
@@ -23,6 +24,7 @@ from mlc_jitd.gauge import Gauge
 from mlc_jitd.identity import Identifier
 from mlc_jitd.likeness import Likeness
 from mlc_jitd.schedule import capacity
+from mlc_jitd.schedule.capacity.cgroups import Groups
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.schedule.queue import Queue
 from mlc_jitd.server import Server
@@ -32,17 +34,19 @@ from mlc_jitd.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from types import FrameType
 
     from mlc_jit.errors import JitError
 
 logger = logging.getLogger(__name__)
 
-DOOR_CHECK_SECONDS = 5.0
+DOOR_CHECK_SECONDS = 2.0
+ROOT = Path("/")
 
 
-def make_work(home: Path, settings: Settings, *, warm: WarmCompilers | None = None) -> Work:
+def make_work(
+    home: Path, settings: Settings, *, warm: WarmCompilers | None = None, groups: JobGroups | None = None
+) -> Work:
     """Identity, store and toolchains over one home, opened; who gives warm compilers calls `Work.close`.
 
     Raises:
@@ -59,6 +63,7 @@ def make_work(home: Path, settings: Settings, *, warm: WarmCompilers | None = No
         total=settings.compile_seconds,
         silence=settings.silence_seconds,
         warm=warm,
+        groups=groups,
     )
 
 
@@ -78,7 +83,8 @@ def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None
     door.lock()
     try:
         gauge = Gauge(capacity.read)
-        work = make_work(places.home, settings, warm=_warm(settings, gauge))
+        groups = _groups(settings)
+        work = make_work(places.home, settings, warm=_warm(settings, gauge, groups), groups=groups)
         engine = _engine(work, places, settings, gauge, log_path)
         server = Server(door.bind(), engine.handle, gone=engine.gone, tick=_door_check(door, engine))
         engine.retire = door.retire
@@ -98,11 +104,24 @@ def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None
     logger.info("stopped")
 
 
-def _warm(settings: Settings, gauge: Gauge) -> WarmCompilers | None:
+def _groups(settings: Settings) -> JobGroups:
+    groups = JobGroups.open(settings.cgroup, Groups(ROOT).of("cpu"))
+    if groups.places:
+        logger.info("compiles get control groups in %s", ", ".join(str(place.folder) for place in groups.places))
+    if groups.why:
+        level = logging.INFO if settings.cgroup in {"auto", "off"} else logging.WARNING
+        logger.log(level, "control groups for compiles: %s", groups.why)
+    return groups
+
+
+def _warm(settings: Settings, gauge: Gauge, groups: JobGroups) -> WarmCompilers | None:
     if not settings.warm:
         return None
     return WarmCompilers(
-        most=settings.warm, idle=settings.warm_idle_seconds, memory_free=lambda: gauge.now().memory_available
+        most=settings.warm,
+        idle=settings.warm_idle_seconds,
+        memory_free=lambda: gauge.now().memory_available,
+        groups=groups,
     )
 
 

@@ -175,10 +175,12 @@ def check_device(device: str) -> None:
             target = json.loads(device)
         except ValueError as error:
             raise DeviceInvalidError(
-                f"the device is not a valid JSON target: {error}", remedy=_DEVICE_REMEDY
+                f"the device {device[:60]!r} is not a valid JSON target: {error}", remedy=_DEVICE_REMEDY
             ) from error
         if not isinstance(target, dict) or not isinstance(target.get("kind"), str):
-            raise DeviceInvalidError("the device is a JSON target without a `kind`", remedy=_DEVICE_REMEDY)
+            raise DeviceInvalidError(
+                f"the device {device[:60]!r} is a JSON target without a `kind`", remedy=_DEVICE_REMEDY
+            )
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
