@@ -100,7 +100,7 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """An interactive asker joined a pre-warm job that is still queued."""
+    """An interactive asker joined a pre-warm job: one that is queued, or one that runs and may yet be requeued."""
 
     key: str
 
@@ -421,7 +421,7 @@ class Broker:
             job.redo = True
         if interactive and not job.interactive:
             job.interactive = True
-            if job.state == "queued" and self.jobs.get(job.key) is job:
+            if self.jobs.get(job.key) is job:
                 out.append(Promote(job.key))
         out += [Tell((asker,), job.key, step) for step in job.steps()]
         return out

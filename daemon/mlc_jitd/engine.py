@@ -332,7 +332,8 @@ class Engine:
         key = grant.job
         if grant.short:
             logger.warning("%s starts although the host lacks %s for it", key[:12], " and ".join(grant.short))
-        redo = self._broker.jobs[key].redo
+        job = self._broker.jobs[key]
+        redo, background = job.redo, not job.interactive  # as they are now: others may have joined
         self._broker.started(key)
         state = self._jobs[key]
 
@@ -340,7 +341,7 @@ class Engine:
             self._post(self._advanced, key, stage, time.monotonic())
 
         def run() -> None:
-            ended = carry_out(self._work, state, grant, report, redo=redo)
+            ended = carry_out(self._work, state, grant, report, redo=redo, background=background)
             if isinstance(ended, Built):
                 self._post(self._built, key, ended)
             else:

@@ -48,7 +48,9 @@ class JobState:
     retried: bool = False
 
 
-def carry_out(work: Work, state: JobState, grant: Grant, report: Report, *, redo: bool) -> Built | JitError:
+def carry_out(
+    work: Work, state: JobState, grant: Grant, report: Report, *, redo: bool, background: bool
+) -> Built | JitError:
     """Do one admitted job; blocks until it is over, and raises nothing.
 
     Args:
@@ -57,6 +59,7 @@ def carry_out(work: Work, state: JobState, grant: Grant, report: Report, *, redo
         grant: What it may use.
         report: Told each stage, from this thread.
         redo: An entry that is there already is no answer.
+        background: Nobody waits for it.
     """
     request = state.asking.request
     order = Order(
@@ -67,7 +70,7 @@ def carry_out(work: Work, state: JobState, grant: Grant, report: Report, *, redo
         asked_at=state.asking.asked_at,
         cores=grant.cores,
         memory=grant.memory if state.retried else None,
-        background=request.prewarm,
+        background=background,
     )
     try:
         return work.build(order, report, state.stop)

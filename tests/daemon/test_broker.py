@@ -248,10 +248,11 @@ def test_an_interactive_asker_lifts_a_queued_pre_warm_job_once(broker: Broker) -
     assert ask(broker, (b"d", 1)) == []
 
 
-def test_a_running_pre_warm_job_needs_no_lift(broker: Broker) -> None:
+def test_a_running_pre_warm_job_is_lifted_for_its_second_try(broker: Broker) -> None:
     ask(broker, A, interactive=False)
     broker.started(KEY)
-    assert ask(broker, B) == []
+    assert ask(broker, B) == [Promote(KEY)]
+    assert ask(broker, C) == []
 
 
 def test_another_process_published_meanwhile(broker: Broker) -> None:

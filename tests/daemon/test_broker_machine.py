@@ -75,7 +75,7 @@ class BrokerMachine(RuleBasedStateMachine):
                     self.queued.add(each.key)
                     self.enqueued[each.key] += 1
                 case Promote():
-                    assert each.key in self.queued
+                    assert each.key in (self.queued | self.running) - self.dying
                 case Withdraw():
                     assert each.key in self.queued
                     self.queued.remove(each.key)
