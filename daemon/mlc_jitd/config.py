@@ -38,12 +38,16 @@ class Settings:
     warm: int = _setting(2, "compilers kept imported between compiles; 0 or `off` for none", least=0)
     warm_idle_seconds: float = _setting(600.0, "how long a compiler that nobody needs is kept imported", least=0)
 
+    cgroup: str = _setting(
+        "auto", "control groups for compiles: where one is delegated, `off`, or the delegated folders", least=0
+    )
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """The settings that an environment asks for.
 
         Raises:
-            RequestError: A variable has a value that is no number or too small.
+            RequestError: A variable has a value that is no number or too small, or no absolute path.
         """
         env = os.environ if environ is None else environ
         values: dict[str, Any] = {}
@@ -52,9 +56,22 @@ class Settings:
             text = env.get(name, "").strip()
             if each.name == "warm":
                 text = {"off": "0", "on": ""}.get(text.lower(), text)
-            if text:
+            if text and isinstance(each.default, str):
+                values[each.name] = _folders(name, text)
+            elif text:
                 values[each.name] = _number(name, text, type(each.default), each.metadata["least"])
         return cls(**values)
+
+
+def _folders(name: str, text: str) -> str:
+    """``auto``, ``off``, or absolute paths with ``:`` between them."""
+    if text.lower() in {"auto", "off"}:
+        return text.lower()
+    if not all(os.path.isabs(each) for each in text.split(":")):  # noqa: PTH117 - text stays text
+        raise RequestError(
+            f"{name}={text!r} must be `auto`, `off` or absolute paths.", remedy=f"Correct or unset {name}."
+        )
+    return text
 
 
 def _number(name: str, text: str, kind: type, least: float) -> Any:

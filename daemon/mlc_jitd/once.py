@@ -121,13 +121,15 @@ def _try(
             elapsed = time.monotonic() - began
             reply(m.Progress(id=request.id, stage=stage.name, detail=stage.detail, elapsed=elapsed, key=key))
 
+    host = capacity.read()
     order = Order(
         identity=found.identity,
         model_path=request.model_path,
         device=request.device,
         redo=request.policy == "REDO",
         asked_at=time.time(),
-        cores=slots(capacity.read(), QueueSettings(cores_per_job=settings.cores_per_job or None)).cores,
+        cores=slots(host, QueueSettings(cores_per_job=settings.cores_per_job or None)).cores,
+        memory=host.memory_total or None,
         background=request.prewarm,
     )
     built = work.build(order, report, stop)

@@ -23,7 +23,7 @@ from mlc_jit.errors import (
     DrainingError,
     JitError,
 )
-from mlc_jitd.build import Kind, Limits, Outcome, StopSignal, WarmCompilers, run
+from mlc_jitd.build import JobGroups, Kind, Limits, Outcome, StopSignal, WarmCompilers, run
 from mlc_jitd.headway import Stopwatch
 from mlc_jitd.store import (
     About,
@@ -109,6 +109,7 @@ class Work:
         total: Seconds that one compile may take; 0 for no limit.
         silence: Seconds that a compiler may be silent; 0 for no limit.
         warm: Compilers that are imported already; without them, each compile is a process of its own from the start.
+        groups: Where such a process gets a control group of its own.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Work:
         total: float,
         silence: float,
         warm: WarmCompilers | None = None,
+        groups: JobGroups | None = None,
     ) -> None:
         self.identifier = identifier
         self.store = store
@@ -127,6 +129,7 @@ class Work:
         self._total = total
         self._silence = silence
         self._warm = warm
+        self._groups = groups
         self.logs = store.layout.library / ".logs"
 
     def look_up(self, request: JitRequest) -> LookUp:
@@ -217,7 +220,7 @@ class Work:
             started = time.time()
             enter(Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}"))
             if self._warm is None:
-                outcome = run(command, limits, log=log, on_line=on_line, stop=stop)
+                outcome = run(command, limits, log=log, on_line=on_line, stop=stop, groups=self._groups)
             else:
                 kind = self._kind(identity, toolchain)
                 outcome = self._warm.run(command, kind, limits, log=log, on_line=on_line, stop=stop)

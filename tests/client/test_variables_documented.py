@@ -19,4 +19,5 @@ def test_every_variable_that_the_code_names_is_in_the_one_table_and_the_reverse(
 def test_the_table_gives_the_defaults_of_the_settings():
     table = (ROOT / "docs" / "variables.md").read_text()
     for field in dataclasses.fields(Settings):
-        assert f"| `{PREFIX}{field.name.upper()}` | {field.default:g} |" in table
+        default = field.default if isinstance(field.default, str) else f"{field.default:g}"
+        assert f"| `{PREFIX}{field.name.upper()}` | {default} |" in table

@@ -6,9 +6,21 @@ output means.
 
 from __future__ import annotations
 
+from .cgroup import JobGroups
 from .limits import CommandLike, Limits, Outcome, Status
 from .runner import run
 from .stop import StopReason, StopSignal
 from .warm import Kind, WarmCompilers
 
-__all__ = ["CommandLike", "Kind", "Limits", "Outcome", "Status", "StopReason", "StopSignal", "WarmCompilers", "run"]
+__all__ = [
+    "CommandLike",
+    "JobGroups",
+    "Kind",
+    "Limits",
+    "Outcome",
+    "Status",
+    "StopReason",
+    "StopSignal",
+    "WarmCompilers",
+    "run",
+]

@@ -39,8 +39,9 @@ class Limits:
         total: From start to end. The longest real compile that was seen took minutes; the default is a net.
         silence: Without a byte of output. One kernel can take a minute of silent code generation.
         log_bytes: On disk, at any time; at least 4096.
-        memory_bytes: Resident memory summed over the tree, looked at every half second. Pages that processes share
-            count for each of them. Not guaranteed: a quicker growth is met by the kernel first.
+        memory_bytes: Resident memory of the tree, shared pages counted once, looked at every half second; where the job
+            has a control group with a memory controller, the kernel holds it to that too. Not guaranteed without one: a
+            quicker growth is met by the kernel first.
         grace: Between SIGTERM and SIGKILL.
         cores: What the job was admitted with. Told to the compiler by its toolchain; nothing here enforces it yet.
         background: Nobody waits for it: SCHED_IDLE and idle I/O instead of SCHED_BATCH and last in best effort.
@@ -92,7 +93,8 @@ class Outcome:
         log_path: Where the log was to be; it may be missing when the disk was full.
         log_truncated: Something is missing from the log.
         detail: One sentence on why, for people; may be empty.
-        yielding: Which ways of stepping back held: nice, sched-batch or sched-idle, ioprio, oom-score, autogroup.
+        yielding: Which ways of stepping back held: cgroup (a weight of its own), memory-limit (that group's, kept by
+            the kernel), nice, sched-batch or sched-idle, ioprio, oom-score, autogroup.
         oom_kills: How often the kernel killed for memory meanwhile in the control group (or, without a counter there,
             on the host). With a failed exit status: perhaps one of the command's children.
     """

@@ -25,6 +25,7 @@ from .text import clean_line, clean_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .cgroup import JobGroups
     from .limits import CommandLike, Limits, Status
     from .stop import StopSignal
 
@@ -65,6 +66,7 @@ def run(
     stop: StopSignal,
     inherit: tuple[int, ...] = (),
     start: Callable[[], SupervisorLike] | None = None,
+    groups: JobGroups | None = None,
 ) -> Outcome:
     """Run a command and return when it and all of its descendants are gone. Blocks; call it in a thread.
 
@@ -76,6 +78,7 @@ def run(
         stop: Ends the run from another thread: SIGTERM to the tree, SIGKILL after the grace.
         inherit: Descriptors that the command gets under their own numbers; here they are closed once it has them.
         start: Gives another supervisor than a new process.
+        groups: Where the command gets a control group of its own, if one can be had.
 
     Returns:
         How it ended. A command that can't be started is an outcome (``lost``), not an exception.
@@ -98,13 +101,21 @@ def run(
         for fd in inherit:
             os.close(fd)
     began = time.monotonic()
-    talk = _Talk(process, _job_text(job, command, limits, log, inherit), on_line)
+    group = groups.make(background=limits.background, memory=limits.memory_bytes) if groups is not None else None
+    message: dict[str, object] = {
+        "id": job,
+        "inherit": inherit,
+        "groups": [(_portable(str(folder)), holds) for folder, holds in group.entries] if group is not None else [],
+    }
+    talk = _Talk(process, _job_text(message, command, limits, log), on_line)
     try:
         with _wake_pipe(stop) as wake:
             talk.until_end(wake, lambda: stop.reason)
     finally:
         talk.close(limits.grace)
         left = orphans.sweep(job, talk.tree) if talk.done is None else []
+        if group is not None:
+            group.remove()
     if talk.done is None:
         return _lost(talk, job, limits, log, seconds=time.monotonic() - began, left=left)
     return _outcome(talk.done, log)
@@ -250,10 +261,9 @@ def _ignore(_: str) -> None:
     pass
 
 
-def _job_text(job: str, command: CommandLike, limits: Limits, log: Path, inherit: tuple[int, ...]) -> bytes:
+def _job_text(given: dict[str, object], command: CommandLike, limits: Limits, log: Path) -> bytes:
     message = {
-        "id": job,
-        "inherit": inherit,
+        **given,
         "argv": [_portable(part) for part in command.argv],
         "env": {_portable(name): _portable(value) for name, value in command.env},
         "cwd": _portable(str(command.cwd)),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from pathlib import Path
 
+    from .cgroup import JobGroups
     from .limits import CommandLike, Limits, Outcome
     from .stop import StopSignal
 
@@ -84,13 +85,17 @@ class WarmCompilers:
         most: Workers at a time; 0 switches them off. Elsewhere than on Linux there are none.
         idle: Seconds after which a worker that served nobody ends.
         memory_free: Bytes that the host has left now.
+        groups: Where workers and jobs get control groups of their own.
     """
 
-    def __init__(self, *, most: int, idle: float, memory_free: Callable[[], int]) -> None:
+    def __init__(
+        self, *, most: int, idle: float, memory_free: Callable[[], int], groups: JobGroups | None = None
+    ) -> None:
         self.counts = WarmCounts()
         self._most = most if sys.platform == "linux" and hasattr(os, "pidfd_open") else 0
         self._idle = idle
         self._memory_free = memory_free
+        self._groups = groups
         self._lock = threading.Lock()
         self._workers: dict[tuple[Hashable, str], Worker] = {}
         self._ending: list[Worker] = []
@@ -125,7 +130,7 @@ class WarmCompilers:
             if outcome is not None:
                 return outcome
         self.counts.plain += 1
-        return run(command, limits, log=log, on_line=on_line, stop=stop)
+        return run(command, limits, log=log, on_line=on_line, stop=stop, groups=self._groups)
 
     def workers(self) -> list[Worker]:
         """Those that would get a job now."""
@@ -199,7 +204,7 @@ class WarmCompilers:
 
     def _start(self, key: tuple[Hashable, str], kind: Kind) -> Worker | None:
         try:
-            worker = Worker(kind.make, kind.holds, f"warm-{next(self._numbers)}")
+            worker = Worker(kind.make, kind.holds, f"warm-{next(self._numbers)}", self._groups)
         except OSError as error:
             logger.warning("no warm compiler can be started: %s", error)
             return None
@@ -233,7 +238,9 @@ class WarmCompilers:
             self._give_up(worker, kind, str(error))
             return None
         try:
-            outcome = run(command, limits, log=log, on_line=on_line, stop=stop, start=lambda: forked)
+            outcome = run(
+                command, limits, log=log, on_line=on_line, stop=stop, start=lambda: forked, groups=self._groups
+            )
         finally:
             forked.close()
         if outcome.status == "lost" and worker.died():

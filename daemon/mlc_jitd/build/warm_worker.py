@@ -32,6 +32,7 @@ from .stop import StopSignal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .cgroup import JobGroups
     from .limits import CommandLike, Outcome
 
 __all__ = ["Forked", "UnfitError", "Worker"]
@@ -58,9 +59,16 @@ class Worker:
             worker that is killed leaves nothing.
         holds: Whether the compiler is still the one that was to be imported.
         name: For its thread.
+        groups: Where it gets a control group of its own; its jobs leave that for theirs.
     """
 
-    def __init__(self, make: Callable[[Path], CommandLike], holds: Callable[[], bool], name: str) -> None:
+    def __init__(
+        self,
+        make: Callable[[Path], CommandLike],
+        holds: Callable[[], bool],
+        name: str,
+        groups: JobGroups | None = None,
+    ) -> None:
         self.name = name
         self.used = time.monotonic()
         self.busy = 0
@@ -70,6 +78,7 @@ class Worker:
         self.baseline = 0
         self.outcome: Outcome | None = None
         self._holds: Callable[[], bool] | None = holds
+        self._groups = groups
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._greeted = False
@@ -185,6 +194,7 @@ class Worker:
                 on_line=_ignore,
                 stop=self._stop,
                 inherit=(theirs,),
+                groups=self._groups,
             )
         finally:
             self._ended.set()

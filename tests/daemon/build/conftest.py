@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from mlc_jitd.build import Limits, Outcome, StopSignal, run
+from mlc_jitd.build import JobGroups, Limits, Outcome, StopSignal, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,9 +45,17 @@ class Bench:
     def script(self, text: str, **kwargs: object) -> Command:
         return self.command(sys.executable, "-I", "-S", "-u", "-c", textwrap.dedent(text), **kwargs)
 
-    def run(self, command: Command, on_line: Callable[[str], None] | None = None, **limits: object) -> Outcome:
+    def run(
+        self,
+        command: Command,
+        on_line: Callable[[str], None] | None = None,
+        *,
+        groups: JobGroups | None = None,
+        **limits: object,
+    ) -> Outcome:
         chosen = Limits(**{"grace": 5.0, **limits})
-        return run(command, chosen, log=self.log, on_line=on_line or self.lines.append, stop=self.stop)
+        on_line = on_line or self.lines.append
+        return run(command, chosen, log=self.log, on_line=on_line, stop=self.stop, groups=groups)
 
     def supervisor(self) -> psutil.Process:
         return next(child for child in psutil.Process().children() if "boot.py" in " ".join(child.cmdline()))

@@ -13,6 +13,7 @@ import pytest
 
 from mlc_jitd import build
 from mlc_jitd.build import Limits, StopSignal
+from mlc_jitd.build.supervisor import tree
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -203,6 +204,30 @@ def test_memory_limit(bench: Bench) -> None:
     assert outcome.status == "out-of-memory"
     assert outcome.peak_memory > 100 << 20
     assert "the limit is 104,857,600" in outcome.detail
+
+
+def test_pages_that_a_job_shares_with_its_children_count_once(bench: Bench) -> None:
+    seen = []
+
+    def look(_: str) -> None:
+        processes = tree.walk(bench.supervisor().pid)
+        seen.append((len(processes), sum(each.rss for each in processes), tree.proportional(processes, 0)))
+        bench.stop.stop("cancelled")
+
+    bench.run(
+        bench.script("""
+            import os, signal
+            held = bytearray(b"x") * (60 << 20)
+            if all(os.fork() for _ in range(3)):
+                print("three children")
+            signal.pause()
+        """),
+        look,
+    )
+    ((count, rss, held),) = seen
+    assert count == 4
+    assert rss > 180 << 20
+    assert 60 << 20 < held < 120 << 20
 
 
 def test_peak_memory_and_cpu_time(bench: Bench) -> None:

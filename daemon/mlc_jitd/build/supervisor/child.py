@@ -2,8 +2,7 @@
 
 Between fork and exec (in a warm compiler: the call that stands for it) the child makes its own session, ties its life
 to the supervisor's, puts signals, umask and limits to what a program expects, and steps back behind everybody else's
-work. A delegated control group (cpu.weight, memory.max) will be entered here too: first thing, so that nothing the
-command does is outside of it.
+work. The control group that was made for it is entered first, so that nothing the command does is outside of it.
 """
 
 # ruff: noqa: PTH110, PTH112, PTH118, PTH123 -- importing pathlib costs each job's start 10 ms
@@ -86,6 +85,7 @@ def _become(job: Job, supervisor: int, output: int, news: int, launch: Launch | 
         kernel.die_with_parent(signal.SIGKILL)
         if os.getppid() != supervisor:  # it died before the line above
             os._exit(_NOT_STARTED)
+        held = [name for folder, names in job.groups if kernel.enter_group(folder) for name in names]
         step = "signals"
         signal.set_wakeup_fd(-1)
         # What a library set for itself when it was imported (TVM: SIGSEGV) is part of the command.
@@ -98,7 +98,7 @@ def _become(job: Job, supervisor: int, output: int, news: int, launch: Launch | 
         os.dup2(output, 2)
         os.umask(_UMASK)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for name in _step_back(background=job.background):
+        for name in (*held, *_step_back(background=job.background)):
             os.write(news, b"held %s\n" % name.encode())
         step = "cwd"
         os.chdir(job.cwd)

@@ -63,6 +63,20 @@ def raise_oom_score(score: int) -> bool:
     return int(current) >= score or _write("/proc/self/oom_score_adj", str(score))
 
 
+def enter_group(folder: str) -> bool:
+    """Move this process into a control group; what it starts from then on is in it too."""
+    return _write(f"{folder}/cgroup.procs", "0")
+
+
+def oom_kills_in(folder: str) -> int:
+    """How often the kernel killed for memory in one control group; 0 where it has no counter."""
+    for name in ("memory.events", "memory.oom_control"):
+        counted = _field(f"{folder}/{name}", "oom_kill")
+        if counted is not None:
+            return counted
+    return 0
+
+
 def oom_kills() -> int:
     """How often the kernel killed for memory in this process's control group (v1 or v2), else on the whole host.
 

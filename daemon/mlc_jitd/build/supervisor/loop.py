@@ -239,7 +239,9 @@ class Supervision:
         self._lower_autogroups(processes)
         limit = self._job.memory_bytes
         if limit is not None and rss > limit:
-            self._end("out-of-memory", f"its processes used {rss:,} bytes of memory, the limit is {limit:,}", 0.0)
+            held = tree.proportional(processes, rss)
+            if held > limit:
+                self._end("out-of-memory", f"its processes used {held:,} bytes of memory, the limit is {limit:,}", 0.0)
 
     def _lower_autogroups(self, processes: list[tree.Process]) -> None:
         nice = _AUTOGROUP_NICE[self._job.background]
@@ -260,8 +262,10 @@ class Supervision:
         self._tell(self._tap.rest())
         self._log.finish()
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        groups = [folder for folder, _ in self._job.groups]
         largest = used.ru_maxrss * (1024 if kernel.LINUX else 1)
-        kills = max(0, kernel.oom_kills() - self._kernel_kills)
+        # Its own groups are counted here, before the daemon removes them; ours may be another.
+        kills = max(kernel.oom_kills() - self._kernel_kills, *map(kernel.oom_kills_in, groups), 0)
         status = self._judge(kills)
         if self._log.error:
             self._detail.append(f"the log is incomplete: {self._log.error}")

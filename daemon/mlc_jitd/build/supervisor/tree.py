@@ -105,6 +105,24 @@ def walk(root: int) -> list[Process]:
     return found
 
 
+def proportional(processes: list[Process], otherwise: int) -> int:
+    """Bytes that processes hold together, shared pages counted once; `otherwise` where the kernel does not say.
+
+    Slower than the sum of their `rss`, which is never less: to be asked only when that is too much.
+    """
+    total = 0
+    for process in processes:
+        try:
+            with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
+                total += sum(int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:"))
+        except (FileNotFoundError, ProcessLookupError):
+            if not LINUX or not os.path.exists("/proc/self/smaps_rollup"):  # noqa: PTH110
+                return otherwise
+        except OSError:  # another user's: what it was seen to hold
+            total += process.rss
+    return total
+
+
 def send(processes: list[Process], *signals: int) -> None:
     """Send each of `signals` to each process; who is gone, or is not ours to signal, is passed over."""
     for process in processes:

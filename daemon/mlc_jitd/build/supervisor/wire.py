@@ -16,8 +16,8 @@ class Job:
     """The job as it came in; times in seconds, sizes in bytes, None for no limit."""
 
     __slots__ = (
-        "argv", "background", "cwd", "env", "grace", "id", "inherit", "line_rate", "log", "log_bytes", "marks",
-        "memory_bytes", "silence", "total",
+        "argv", "background", "cwd", "env", "grace", "groups", "id", "inherit", "line_rate", "log", "log_bytes",
+        "marks", "memory_bytes", "silence", "total",
     )  # fmt: skip
 
     id: str
@@ -31,6 +31,7 @@ class Job:
     log_bytes: int
     memory_bytes: int | None
     grace: float
+    groups: list[tuple[str, list[str]]]  # control groups to enter, and what then holds
     background: bool
     line_rate: float
     marks: list[str]
