@@ -336,12 +336,13 @@ class Engine:
         redo, background = job.redo, not job.interactive  # as they are now: others may have joined
         self._broker.started(key)
         state = self._jobs[key]
+        total = self._gauge.now().memory_total
 
         def report(stage: Stage) -> None:
             self._post(self._advanced, key, stage, time.monotonic())
 
         def run() -> None:
-            ended = carry_out(self._work, state, grant, report, redo=redo, background=background)
+            ended = carry_out(self._work, state, grant, report, redo=redo, background=background, memory_total=total)
             if isinstance(ended, Built):
                 self._post(self._built, key, ended)
             else:

@@ -49,7 +49,14 @@ class JobState:
 
 
 def carry_out(
-    work: Work, state: JobState, grant: Grant, report: Report, *, redo: bool, background: bool
+    work: Work,
+    state: JobState,
+    grant: Grant,
+    report: Report,
+    *,
+    redo: bool,
+    background: bool,
+    memory_total: int,
 ) -> Built | JitError:
     """Do one admitted job; blocks until it is over, and raises nothing.
 
@@ -60,6 +67,8 @@ def carry_out(
         report: Told each stage, from this thread.
         redo: An entry that is there already is no answer.
         background: Nobody waits for it.
+        memory_total: Bytes that compiles may use on this host, 0 for unknown. Who takes more is ended before the host
+            suffers.
     """
     request = state.asking.request
     order = Order(
@@ -69,7 +78,7 @@ def carry_out(
         redo=redo,
         asked_at=state.asking.asked_at,
         cores=grant.cores,
-        memory=grant.memory if state.retried else None,
+        memory=min(filter(None, (grant.memory if state.retried else 0, memory_total)), default=None),
         background=background,
     )
     try:
