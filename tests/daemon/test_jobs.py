@@ -30,5 +30,6 @@ def test_memory_is_bounded_by_the_host_and_the_second_try_by_its_grant(
     request = SimpleNamespace(model_path="m", device="cpu")
     asking = SimpleNamespace(request=request, asked_at=0.0)
     state = JobState(SimpleNamespace(), asking, 0.0, SimpleNamespace(), SimpleNamespace(), retried=retried)
-    carry_out(work, state, Grant("k", 2, granted), print, redo=False, background=False, memory_total=total)
+    grant = Grant(job="k", cores=2, memory=granted)
+    carry_out(work, state, grant, print, redo=False, background=False, memory_total=total)
     assert [order.memory for order in orders] == [bound]
