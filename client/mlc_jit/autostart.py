@@ -112,8 +112,9 @@ def _start_as_service(places: Locations) -> bool:
     settings = [f"--setenv={name}={value}" for name, value in _environment(places).items() if _is_ours(name)]
     command = [
         "systemd-run", "--user", "--quiet", "--collect", f"--unit={unit}", "--service-type=notify",
-        "--property=KillMode=mixed", "--description=mlc-jitd, the compile cache of MLC-LLM",
-        *settings, "--", *_command(places),
+        "--property=KillMode=mixed", "--property=Delegate=yes", "--property=CPUWeight=10",
+        "--description=mlc-jitd, the compile cache of MLC-LLM",
+        "--setenv=MLC_JITD_CGROUP=own", *settings, "--", *_command(places),  # the caller's own comes later and wins
     ]  # fmt: skip
     try:
         done = subprocess.run(

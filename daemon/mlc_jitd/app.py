@@ -109,7 +109,7 @@ def _groups(settings: Settings) -> JobGroups:
     if groups.places:
         logger.info("compiles get control groups in %s", ", ".join(str(place.folder) for place in groups.places))
     if groups.why:
-        level = logging.INFO if settings.cgroup in {"auto", "off"} else logging.WARNING
+        level = logging.INFO if settings.cgroup in {"auto", "own", "off"} else logging.WARNING
         logger.log(level, "control groups for compiles: %s", groups.why)
     return groups
 

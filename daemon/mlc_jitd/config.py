@@ -39,7 +39,7 @@ class Settings:
     warm_idle_seconds: float = _setting(600.0, "how long a compiler that nobody needs is kept imported", least=0)
 
     cgroup: str = _setting(
-        "auto", "control groups for compiles: where one is delegated, `off`, or the delegated folders", least=0
+        "auto", "control groups for compiles: where one is delegated, `own`, `off`, or the delegated folders", least=0
     )
 
     @classmethod
@@ -64,12 +64,12 @@ class Settings:
 
 
 def _folders(name: str, text: str) -> str:
-    """``auto``, ``off``, or absolute paths with ``:`` between them."""
-    if text.lower() in {"auto", "off"}:
+    """``auto``, ``own``, ``off``, or absolute paths with ``:`` between them."""
+    if text.lower() in {"auto", "own", "off"}:
         return text.lower()
     if not all(os.path.isabs(each) for each in text.split(":")):  # noqa: PTH117 - text stays text
         raise RequestError(
-            f"{name}={text!r} must be `auto`, `off` or absolute paths.", remedy=f"Correct or unset {name}."
+            f"{name}={text!r} must be `auto`, `own`, `off` or absolute paths.", remedy=f"Correct or unset {name}."
         )
     return text
 

@@ -93,15 +93,16 @@ class JobGroups:
         """Find what is delegated, prove it, and sweep what a daemon that died left there. Never raises.
 
         Args:
-            setting: ``auto``, ``off``, or folders that are delegated, with ``:`` between them.
-            own: This process's own groups for CPU time; looked at for ``auto``.
+            setting: ``auto``, ``own`` (who started this process delegated its own group), ``off``, or folders that are
+                delegated, with ``:`` between them.
+            own: This process's own groups for CPU time; looked at for ``auto`` and ``own``.
         """
         if setting == "off":
             return cls(why="switched off")
-        named = [] if setting == "auto" else [Path(each) for each in setting.split(":")]
+        named = [] if setting in {"auto", "own"} else [Path(each) for each in setting.split(":")]
         finders: list[Callable[[], Place]] = [partial(_named, folder) for folder in named]
-        if setting == "auto":
-            finders = [partial(_own, group) for group in own]
+        if not named:
+            finders = [partial(_own, group, told=setting == "own") for group in own]
         places, reasons = [], []
         for find in finders:
             try:
@@ -167,7 +168,7 @@ def sweep(folder: Path) -> None:
                 child.rmdir()
 
 
-def _own(group: GroupLike) -> Place:
+def _own(group: GroupLike, *, told: bool) -> Place:
     """The own group, if it may be divided without asking anybody."""
     folder = group.folder
     if not os.access(folder, os.W_OK):
@@ -177,8 +178,8 @@ def _own(group: GroupLike) -> Place:
         raise Refusal(f"{folder} is not this process's own group")
     if group.version == 1:
         return Place(folder, 1, frozenset({"cpu"}))
-    if folder.name.endswith((".service", ".scope", ".slice")) and not _marked(folder):
-        raise Refusal(f"systemd does not delegate {folder} (Delegate=yes)")
+    if folder.name.endswith((".service", ".scope", ".slice")) and not told and not _marked(folder):
+        raise Refusal(f"nothing says that systemd delegates {folder} (Delegate=yes, MLC_JITD_CGROUP=own)")
     if inside != {os.getpid()}:
         raise Refusal(f"{folder} has other processes in it")
     return _divide(folder)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from mlc_jit.errors import RequestError
 from mlc_jitd.build import JobGroups, Kind, Limits, StopSignal, WarmCompilers, cgroup
 from mlc_jitd.build.supervisor import tree
+from mlc_jitd.config import Settings
 from mlc_jitd.schedule.capacity.cgroups import Groups
 from mlc_jitd.toolchains.base import WARM
 
@@ -133,7 +135,9 @@ def test_a_group_that_is_not_ours_alone_is_left_as_it_is(tmp_path: Path, change:
 def test_what_systemd_did_not_delegate_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = v2(tmp_path / "mlc-jitd.service")
     monkeypatch.setattr(cgroup, "_marked", lambda _: False)
-    assert "does not delegate" in JobGroups.open("auto", [own]).why
+    assert "nothing says that systemd delegates" in JobGroups.open("auto", [own]).why
+    assert not (own.folder / cgroup.LEAF).exists()
+    assert JobGroups.open("own", [own]).places
     monkeypatch.setattr(cgroup, "_marked", lambda folder: folder == own.folder)
     assert JobGroups.open("auto", [own]).places
 
@@ -239,6 +243,18 @@ def test_a_folder_that_is_taken_back_costs_the_weight_only(bench: Bench, tmp_pat
     outcome = bench.run(bench.command("true"), groups=groups)
     assert outcome.succeeded
     assert "cgroup" not in outcome.yielding
+
+
+@pytest.mark.parametrize("text", ["auto", "own", "off", "/sys/fs/cgroup/a", "/a:/b"])
+def test_the_setting(text: str) -> None:
+    assert Settings.load({"MLC_JITD_CGROUP": text}).cgroup == text
+    assert Settings.load({"MLC_JITD_CGROUP": " "}).cgroup == "auto"
+
+
+@pytest.mark.parametrize("text", ["on", "a/b", "/a:b", "/a:"])
+def test_a_setting_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(RequestError, match="must be `auto`"):
+        Settings.load({"MLC_JITD_CGROUP": text})
 
 
 # --- for real -------------------------------------------------------------------------------------------------------
