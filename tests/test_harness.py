@@ -93,7 +93,7 @@ def test_every_place_is_the_tests_own(place: Place) -> None:
     ours = [name for name in os.environ if name.startswith(("MLC_", "XDG_")) and not name.startswith("MLC_JITD_TEST_")]
     assert {"MLC_LLM_HOME", "MLC_JITD_RUNTIME_DIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME"} <= set(ours)
     for name in [*ours, "HOME", "TMPDIR"]:
-        assert name == "MLC_JITD_SHARED" or os.environ[name].startswith(str(place.root))
+        assert name in ("MLC_JITD_SHARED", "MLC_JITD_CGROUP") or os.environ[name].startswith(str(place.root))
     assert tempfile.gettempdir() == str(place.tmp)
     assert Path.home() == place.home
     assert len(str(place.runtime / ("0" * 16 + ".sock"))) < 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -18,6 +19,7 @@ from mlc_jit import channel as wire
 from mlc_jit import fallback, variables
 from mlc_jit import messages as m
 from mlc_jit.errors import (
+    BusyError,
     ConfigInvalidError,
     ConfigNotFoundError,
     DaemonError,
@@ -28,6 +30,7 @@ from mlc_jit.errors import (
     JitError,
     OverrideInvalidError,
     RequestError,
+    StoreError,
     StoreUnwritableError,
     ToolchainNotFoundError,
 )
@@ -45,6 +48,14 @@ TRIES = 5
 
 _POLICIES: dict[str, m.Policy] = {policy: policy for policy in get_args(m.Policy)}
 _TOOLCHAINS: dict[str, m.ToolchainChoice] = {choice: choice for choice in get_args(m.ToolchainChoice)}
+
+SWITCHED_OFF = frozenset({"off", "0", "false", "no"})
+
+BUSY_SECONDS = 600.0
+"""How long a client waits for a place in a full queue; it is told no longer than that to come again."""
+
+PASSING = frozenset({"queue-full", "client-full", "user-full", "prewarm-full"})
+"""Why a queue took no job now, and may take it in a moment."""
 
 OnProgress = Callable[[m.Progress], None]
 
@@ -90,7 +101,7 @@ def jit(
         CompileError: The compiler failed.
         JitError: Anything else; all of these are ``RuntimeError``.
     """
-    if os.environ.get("MLC_JITD", "").lower() in ("off", "0"):
+    if os.environ.get("MLC_JITD", "").lower() in SWITCHED_OFF:
         done = fallback.upstream(
             Path(model_path), dict(overrides or {}), device, system_lib_prefix, skip_log_jit_policy=skip_log_jit_policy
         )
@@ -99,12 +110,20 @@ def jit(
     if not skip_log_jit_policy:
         logger.info("MLC_JIT_POLICY = %s. Can be one of: ON, OFF, REDO, READONLY", policy)
     request = make_request(model_path, overrides, device, system_lib_prefix, policy=policy)
-    if on_progress is None and sys.stderr is not None and sys.stderr.isatty():
+    if on_progress is None and _on_terminal():
         answer = _ask_on_terminal(request)
     else:
         answer = ask(request, on_progress=on_progress)
     logger.info("Using %s model lib: %s", "cached" if answer.source == "hit" else "compiled", answer.path)
     return JITResult(answer.path, answer.system_lib_prefix)
+
+
+def _on_terminal() -> bool:
+    """Whether somebody watches standard error, whatever a caller has put in its place."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _ask_on_terminal(request: m.JitRequest) -> m.Result:
@@ -123,16 +142,55 @@ async def ajit(
     *,
     skip_log_jit_policy: bool = False,
 ) -> JITResult:
-    """``jit()`` for a running event loop, which it does not block: the call waits in a thread of the loop's executor.
+    """``jit()`` for a running event loop, which it does not block: each call waits in a thread of its own.
 
-    Not guaranteed: that cancelling the task ends the wait in that thread.
+    Cancelling the task ends the wait; a compile that has begun goes on, as when a client leaves.
     """
     import asyncio  # noqa: PLC0415 - as long to import as all the rest, and the caller has it already
+    from threading import Thread  # noqa: PLC0415
 
-    call = functools.partial(
-        jit, model_path, overrides, device, system_lib_prefix, skip_log_jit_policy=skip_log_jit_policy
-    )
-    return await asyncio.get_running_loop().run_in_executor(None, call)
+    from mlc_jit.interrupt import Interrupt  # noqa: PLC0415
+
+    if os.environ.get("MLC_JITD", "").lower() in SWITCHED_OFF:
+        call = functools.partial(
+            jit, model_path, overrides, device, system_lib_prefix, skip_log_jit_policy=skip_log_jit_policy
+        )
+        return await asyncio.get_running_loop().run_in_executor(None, call)
+    policy = jit_policy()
+    if not skip_log_jit_policy:
+        logger.info("MLC_JIT_POLICY = %s. Can be one of: ON, OFF, REDO, READONLY", policy)
+    request = make_request(model_path, overrides, device, system_lib_prefix, policy=policy)
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[m.Result] = loop.create_future()
+    interrupt = Interrupt()
+
+    def wait() -> None:
+        try:
+            settle = functools.partial(_settle, answered, answer=ask(request, interrupt=interrupt))
+        except BaseException as error:  # noqa: BLE001 - it is the task's
+            settle = functools.partial(_settle, answered, error=error)
+        interrupt.close()
+        with contextlib.suppress(RuntimeError):  # the loop was closed over it
+            loop.call_soon_threadsafe(settle)
+
+    Thread(target=wait, name="ajit", daemon=True).start()
+    try:
+        answer = await answered
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):  # it has ended just now
+            interrupt.set()
+        raise
+    return JITResult(answer.path, answer.system_lib_prefix)
+
+
+def _settle(answered: Any, *, answer: m.Result | None = None, error: BaseException | None = None) -> None:
+    """Give a future what its thread came to; in the loop's thread."""
+    if answered.cancelled():
+        return
+    if error is None:
+        answered.set_result(answer)
+    else:
+        answered.set_exception(error if isinstance(error, Exception) else JitError("The wait was interrupted."))
 
 
 def jit_policy() -> m.Policy:
@@ -218,11 +276,17 @@ def ask(
     tell = on_progress or _ignore
     try:
         places = locate()
-        return _ask_daemon(places, request, tell, cancel_alone=cancel_alone, interrupt=interrupt)
+        return _ask_until_room(places, request, tell, cancel_alone=cancel_alone, interrupt=interrupt)
+    except BusyError:
+        raise  # to go on without the daemon would be to jump its queue
     except (DaemonError, StoreUnwritableError) as error:
         if isinstance(error, StoreUnwritableError) and (error.key or error.reason == NO_HOME):
             raise  # the cache can't be written, by nobody
         trouble: JitError = error
+    except JitError as error:
+        if error.reason != "internal":
+            raise
+        trouble = error  # the daemon's own fault is no reason to have no library
     fallback.warn_once(trouble)
     try:
         return fallback.once(request, tell, interrupt)
@@ -238,6 +302,44 @@ def ask(
     except ToolchainNotFoundError:
         raise trouble from None
     return m.Result(path=path, key="", system_lib_prefix=prefix, source="compiled", toolchain="mlc_llm")
+
+
+def _ask_until_room(
+    places: Locations, request: m.JitRequest, tell: OnProgress, *, cancel_alone: bool, interrupt: Interrupt | None
+) -> m.Result:
+    """``_ask_daemon``, again and again while its queue is full."""
+    begun = time.monotonic()
+    pause = 0.5
+    while True:
+        try:
+            return _visible(_ask_daemon(places, request, tell, cancel_alone=cancel_alone, interrupt=interrupt), places)
+        except BusyError as error:
+            waited = time.monotonic() - begun
+            if error.reason not in PASSING or waited + pause > BUSY_SECONDS:
+                raise
+            tell(m.Progress(stage="busy", detail=error.message, elapsed=waited))
+        time.sleep(pause)
+        if interrupt is not None:
+            interrupt.check()
+        pause = min(pause * 1.5, 5.0)
+
+
+def _visible(answer: m.Result, places: Locations) -> m.Result:
+    """The answer with a path that this process can see: its mounts may not be the daemon's.
+
+    Raises:
+        StoreError: It can see none.
+    """
+    if os.path.exists(answer.path):  # noqa: PTH110 - on the hit path
+        return answer
+    here = places.home / "model_lib" / Path(answer.path).name
+    if here.exists():
+        return dataclasses.replace(answer, path=os.fspath(here))
+    raise StoreError(
+        f"The daemon's library {answer.path} can't be seen from this process, nor {here}.",
+        remedy=f"Mount the daemon's cache home at {places.home} here too, or set MLC_LLM_HOME to where it is mounted.",
+        key=answer.key,
+    )
 
 
 def _ask_daemon(

@@ -32,6 +32,14 @@ _NOT_FOR_THE_DAEMON = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNA
 
 
 def ensure(places: Locations) -> None:
+    """``_ensure``, with every trouble of the system (a full disk, no process to be had) as a declared error."""
+    try:
+        _ensure(places)
+    except OSError as error:
+        raise DaemonUnavailableError(f"No daemon could be started: {error}.", reason="start") from error
+
+
+def _ensure(places: Locations) -> None:
     """Return when a daemon listens; start one if none does.
 
     Raises:
@@ -98,7 +106,9 @@ def _read_line(fd: int) -> str:
     said = b""
     deadline = time.monotonic() + START_SECONDS
     while not said.endswith(b"\n"):
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        poll = select.poll()
+        poll.register(fd, select.POLLIN | select.POLLHUP)
+        ready = poll.poll(int(max(0.0, deadline - time.monotonic()) * 1000))
         chunk = os.read(fd, 64) if ready else b""
         if not chunk:
             break

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import itertools
 import os
+import stat
 import sys
 import threading
 import time
@@ -214,6 +215,7 @@ def reach(path: Path) -> Reach:
     """
     import socket  # noqa: PLC0415 - once for a connection, not for a hit
 
+    _require_private(path.parent)
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.setblocking(False)
@@ -234,6 +236,21 @@ def reach(path: Path) -> Reach:
         return "up"
     finally:
         probe.close()
+
+
+def _require_private(folder: Path) -> None:
+    """The socket's folder as the file system tells it: whoever may write there decides who answers."""
+    if os.environ.get("MLC_JITD_SOCKET"):
+        return  # named on purpose
+    try:
+        about = os.lstat(folder)
+    except OSError:
+        return  # then there is no socket in it either
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise AccessRefusedError(
+            f"{folder} is not a private folder of uid {os.getuid()}; a socket in it is not trusted.",
+            remedy=f"Remove it, or `chmod 700 {folder}`, or set MLC_JITD_RUNTIME_DIR to a private folder.",
+        )
 
 
 def _require_own(probe: socket.socket, path: Path) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mlc_jit")
 
+END_SECONDS = 10.0
+"""How long ``mlc-jitd once`` may take to end its compile when nobody wants it any more."""
+
 _warned = False
 
 
@@ -46,7 +49,13 @@ def once(
     payload = m.encode(request)
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=_absolute_home(), bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            env=_absolute_home(),
+            bufsize=0,
+            start_new_session=True,  # a terminal's Ctrl-C is ours to pass on
         )
     except OSError as error:
         raise DaemonUnavailableError(f"`mlc-jitd once` can't be started: {error}.", reason="once") from error
@@ -67,7 +76,10 @@ def once(
         finally:
             process.stdin.close()  # it ends what it is doing when nobody listens any more
             process.stdin = None
-            process.wait()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
     raise DaemonUnavailableError(
         f"`mlc-jitd once` ended without an answer (exit status {process.returncode}).", reason="once"
     )
@@ -120,7 +132,7 @@ def upstream(
     except ImportError as error:
         raise ToolchainNotFoundError(
             f"There is no mlc-jitd daemon to ask, and {sys.executable} can't import mlc_llm to compile by itself.",
-            remedy="Unset MLC_JITD=off, or install MLC's wheels (https://mlc.ai/wheels).",
+            remedy="Unset MLC_JITD=off where it is set, or install MLC's wheels (https://mlc.ai/wheels).",
         ) from error
     done = module.jit(
         model_path=model_path,

@@ -29,7 +29,7 @@ class Interrupt:
 
     def is_set(self) -> bool:
         """Whether it was set."""
-        return bool(select.select([self._out], [], [], 0)[0])
+        return self._out in _readable(0, self._out)
 
     def check(self) -> None:
         """Raise ``KeyboardInterrupt`` once it is set."""
@@ -42,7 +42,7 @@ class Interrupt:
         Raises:
             KeyboardInterrupt: It was set meanwhile.
         """
-        if self._out in select.select([fd, self._out], [], [])[0]:
+        if self._out in _readable(None, fd, self._out):
             raise KeyboardInterrupt
 
     def close(self) -> None:
@@ -57,3 +57,11 @@ class Interrupt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _readable(seconds: float | None, *fds: int) -> set[int]:
+    """Those that can be read; with poll, since select knows no descriptor beyond 1023."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN | select.POLLHUP)
+    return {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000))}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import importlib.util
+import io
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +15,21 @@ from typing import Any
 
 import pytest
 
-from mlc_jit import api
+from mlc_jit import api, channel
 from mlc_jit import messages as m
 from mlc_jit.errors import (
+    AccessRefusedError,
     ConfigInvalidError,
     ConfigNotFoundError,
     DeviceInvalidError,
     JitDisabledError,
     OverrideInvalidError,
     RequestError,
+    StoreError,
     ToolchainNotFoundError,
 )
+from mlc_jit.interrupt import Interrupt
+from mlc_jit.locations import locate
 
 
 @pytest.fixture
@@ -227,3 +234,48 @@ def test_a_real_device_of_tvm():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["cuda:1", "cpu:0", "vulkan:2", "metal:0", "rocm:1", "opencl:0"]
+
+
+@pytest.mark.parametrize("stream", [None, object(), io.StringIO()])
+def test_whatever_stands_for_standard_error_is_no_obstacle(monkeypatch, stream):
+    if isinstance(stream, io.StringIO):
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert api._on_terminal() is False
+
+
+def test_an_answer_that_cannot_be_seen_here_says_what_to_mount(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLC_LLM_HOME", str(tmp_path))
+    answer = m.Result(path="/elsewhere/model_lib/k-d.so", key="k")
+    with pytest.raises(StoreError, match="can't be seen"):
+        api._visible(answer, locate())
+    (tmp_path / "model_lib").mkdir()
+    (tmp_path / "model_lib" / "k-d.so").touch()
+    assert api._visible(answer, locate()).path == str(tmp_path / "model_lib" / "k-d.so")
+
+
+def test_a_socket_in_a_folder_that_is_not_private_is_not_trusted(tmp_path):
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(AccessRefusedError, match="not a private folder"):
+        channel.reach(folder / "s")
+
+
+def test_descriptors_beyond_what_select_knows_are_no_obstacle():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip(f"the hard limit of descriptors is {hard} here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    try:
+        with Interrupt() as interrupt:
+            high = fcntl.fcntl(interrupt.fileno(), fcntl.F_DUPFD, 1500)
+            try:
+                interrupt.set()
+                with pytest.raises(KeyboardInterrupt):
+                    interrupt.readable(high)
+                assert interrupt.is_set()
+            finally:
+                os.close(high)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
