@@ -8,6 +8,7 @@ up to ``SOMETIMES_SECONDS``; everything else, and every source of a checkout, at
 from __future__ import annotations
 
 import os
+import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 SOMETIMES_SECONDS = 2.0
 """How often the files of installed packages are looked at: some 1,000 of them, against some 50 otherwise."""
 
+MAX_LINKS = 40
+"""As many as Linux follows."""
+
 Stat = tuple[int, int, int, int, int]
 
 
@@ -29,7 +33,8 @@ class Stamp:
 
     Attributes:
         path: Absolute.
-        rule: ``file``; or which names of a folder matter: ``path`` or ``package`` (see the probe).
+        rule: ``file``; ``link`` for a symbolic link itself, not what it leads to; or which names of a folder matter:
+            ``path`` or ``package`` (see the probe).
         stat: Device, inode, size, time of modification and of change; ``None`` for a path that was not there.
         names: Those of the folder that matter.
     """
@@ -54,6 +59,39 @@ def stamp(path: str) -> Stamp:
     return Stamp(path, "file", None if found is None else _stat(found))
 
 
+def stamps_on_the_way(path: str) -> tuple[Stamp, ...]:
+    """What a path leads to, and every symbolic link that is followed on the way there."""
+    links: dict[str, Stamp] = {}
+    left = list(reversed(path.split(os.sep)))  # noqa: PTH206
+    at, followed = os.sep, 0
+    while left and followed < MAX_LINKS:
+        name = left.pop()
+        if name in {"", os.curdir}:
+            continue
+        if name == os.pardir:
+            at = os.path.dirname(at)  # noqa: PTH120 - texts all the way; no link is left in it
+            continue
+        here = os.path.join(at, name)  # noqa: PTH118
+        try:
+            s = os.lstat(here)
+            target = os.readlink(here) if stat.S_ISLNK(s.st_mode) else None  # noqa: PTH115
+        except (OSError, ValueError):
+            break
+        if target is None:
+            at = here
+            continue
+        links[here] = Stamp(here, "link", _stat_of(s))
+        followed += 1
+        left += reversed(target.split(os.sep))  # noqa: PTH206
+        at = os.sep if os.path.isabs(target) else at  # noqa: PTH117
+    return (stamp(path), *links.values())
+
+
+def rows(stamps: Iterable[Stamp]) -> list[list[Any]]:
+    """Stamps as the probe prints them."""
+    return [[each.path, each.rule, each.stat and list(each.stat), each.names] for each in stamps]
+
+
 def evidence_from(plain: dict[str, list[list[Any]]]) -> Evidence:
     """Evidence as the probe prints it. Raises KeyError, TypeError or ValueError for anything else."""
     return Evidence(_stamps(plain["always"]), _stamps(plain["sometimes"]))
@@ -74,6 +112,10 @@ def _stamps(rows: Iterable[list[Any]]) -> tuple[Stamp, ...]:
 def _stat(values: list[int]) -> Stat:
     device, inode, size, modified, changed = (int(value) for value in values)
     return device, inode, size, modified, changed
+
+
+def _stat_of(s: os.stat_result) -> Stat:
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 class Checker:
@@ -115,10 +157,10 @@ class Checker:
         return True
 
     def _same(self, stamps: tuple[Stamp, ...]) -> bool:
-        stat = os.stat
+        follow, itself = os.stat, os.lstat
         for known in stamps:
             try:
-                s = stat(known.path)
+                s = itself(known.path) if known.rule == "link" else follow(known.path)
             except (OSError, ValueError):
                 if known.stat is None:
                     continue
@@ -129,7 +171,7 @@ class Checker:
         return True
 
     def _is_excused(self, known: Stamp, now: Stat) -> bool:
-        if known.rule == "file" or known.names is None:
+        if known.names is None:
             return False
         place = (known.path, known.rule)
         excuse = self._excused.get(place)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from mlc_jit.errors import ToolchainNotFoundError
 from mlc_jitd.identity.canonical import digest
 from mlc_jitd.identity.flight import SingleFlight
 from mlc_jitd.identity.helpers import HelperError, ask
-from mlc_jitd.identity.stamps import Checker, Evidence, evidence_from
+from mlc_jitd.identity.stamps import Checker, Evidence, Stamp, evidence_from, rows, stamps_on_the_way
 from mlc_jitd.toolchains import own_sources
 from mlc_jitd.toolchains.base import OWN_VARIABLES
 from mlc_jitd.toolchains.inside import probe
@@ -49,6 +50,9 @@ PROBE_VARIABLES: tuple[str, ...] = (
 PARTS_OF: dict[str, tuple[str, ...]] = {"mlc_llm": probe.PACKAGES, "tvm": ("tvm", "tvm_ffi")}
 """The packages that each toolchain compiles with."""
 
+SAME: tuple[str, ...] = ("executable", "python", "packages", "placeholder", "startup")
+"""What a wrapper's interpreter must say without the wrapper too."""
+
 WHEELS = (
     "MLC's wheels are not on PyPI: `{python} -m pip install --pre -U -f https://mlc.ai/wheels mlc-llm-nightly-cpu "
     "mlc-ai-nightly-cpu` (or the -cu128, -cu130, -rocm62 ones). For Llama models on the CPU "
@@ -62,7 +66,7 @@ class ToolchainFacts:
 
     Attributes:
         name: ``mlc_llm`` or ``tvm``.
-        python: The interpreter, as asked for.
+        python: The interpreter that compiles: the one asked for, or behind a wrapper the one that it starts.
         versions: Package and version, of those that are there.
         fingerprint: SHA-256 of ``value``, hex: the same build gives the same one, wherever it lies.
         value: What is in the key.
@@ -124,6 +128,7 @@ class ToolchainFinder:
             name = "mlc_llm" if packages["mlc_llm"] is not None else "tvm"
         if packages[name] is None or packages["tvm"] is None:
             raise _missing(python, choice, probed.answer)
+        python = probed.answer["run"]
         with self._lock:
             held = self._facts.get((id(probed), name))
         if held is not None and held[0] is probed and self._checker.holds(*held[1].evidence[1:]):
@@ -150,13 +155,7 @@ class ToolchainFinder:
     def _probe(self, python: str, question: list[Any], env: dict[str, str]) -> _Probed:
         probed = _read(self._memory.get("probe", question))
         if probed is None or not self._checker.holds(probed.evidence, thoroughly=True):
-            try:
-                answer = ask(python, PROBE, None, env=tuple(sorted(env.items())), seconds=self._seconds)
-            except HelperError as error:
-                raise ToolchainNotFoundError(
-                    f"the interpreter can't be asked for its compiler: {error}",
-                    remedy="Name a Python 3.11 or later that starts and has mlc_llm or apache-tvm.",
-                ) from error
+            answer = self._look(python, env)
             probed = _read(answer)
             if probed is None:
                 raise ToolchainNotFoundError(
@@ -168,6 +167,51 @@ class ToolchainFinder:
                 self._known.clear()
             self._known[digest(question)] = probed
         return probed
+
+    def _look(self, python: str, env: dict[str, str]) -> dict[str, Any]:
+        """What an interpreter says of itself, with the stamps of the way to it, and as ``run`` the one to compile with.
+
+        A wrapper or a shim is replaced by the interpreter that it starts, so that a compile can't be led elsewhere
+        after the answer was given; unless it gives that interpreter other packages, when it is run itself. Not
+        guaranteed: what a wrapper reads to decide, beside its own text, is not watched.
+        """
+        way = _settled(python)
+        answer = self._ask(python, env)
+        real = answer.get("executable")
+        answer["run"] = python
+        if isinstance(real, str) and real != python and _is_interpreter(real):
+            further = _settled(real)
+            direct = self._ask(real, env)
+            if all(answer.get(name) == direct.get(name) for name in SAME):
+                answer["run"] = real
+                way += further
+        if isinstance(answer.get("stamps"), dict) and isinstance(answer["stamps"].get("always"), list):
+            answer["stamps"]["always"] += rows(way)
+        return answer
+
+    def _ask(self, python: str, env: dict[str, str]) -> dict[str, Any]:
+        try:
+            return ask(python, PROBE, None, env=tuple(sorted(env.items())), seconds=self._seconds)
+        except HelperError as error:
+            raise ToolchainNotFoundError(
+                f"the interpreter can't be asked for its compiler: {error}",
+                remedy="Name a Python 3.11 or later that starts and has mlc_llm or apache-tvm.",
+            ) from error
+
+
+def _settled(python: str) -> tuple[Stamp, ...]:
+    """Stamps of the way to an interpreter, taken when nothing there is so young that it may change unseen."""
+    for _ in range(10):
+        way = stamps_on_the_way(python)
+        age = time.time() - max((max(each.stat[3:]) for each in way if each.stat), default=0) / 1e9
+        if age >= probe.SETTLED_SECONDS or age < -1:
+            break
+        time.sleep(probe.SETTLED_SECONDS)
+    return way
+
+
+def _is_interpreter(python: str) -> bool:
+    return os.path.isabs(python) and os.path.isfile(python) and os.access(python, os.X_OK)  # noqa: PTH113, PTH117
 
 
 def check_interpreter(python: str) -> None:
@@ -189,6 +233,8 @@ def _read(answer: Any) -> _Probed | None:
     try:
         evidence = evidence_from(answer["stamps"])
         if not isinstance(answer["python"], dict) or not isinstance(answer["startup"], dict):
+            return None
+        if not isinstance(answer["run"], str):
             return None
         for name in probe.PACKAGES:
             found = answer["packages"][name]

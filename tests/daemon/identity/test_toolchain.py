@@ -290,3 +290,67 @@ def test_a_version_that_needs_its_whole_package_gets_it(
     with pytest.raises(ToolchainNotFoundError, match=r"libthis\.so") as caught:
         identifier.identify(at(checkout))
     assert "Traceback" not in str(caught.value)
+
+
+def environment_with(tmp_path: Path, double: ModuleType, name: str) -> str:
+    """An interpreter of its own with a build of the double of its own."""
+    venv.create(tmp_path / name, with_pip=False, symlinks=True)
+    (site,) = (tmp_path / name / "lib").glob("python*/site-packages")
+    double.install(site)
+    (site / "mlc_llm" / "libinfo.py").write_text(f'__version__ = "{name}"\n')
+    return str(tmp_path / name / "bin" / "python")
+
+
+def lead(wrapper: Path, line: str) -> None:
+    fresh = wrapper.with_suffix(".new")
+    fresh.write_text(f"#!/bin/sh\n{line}\n")
+    fresh.chmod(0o755)
+    fresh.replace(wrapper)
+
+
+def test_a_wrapper_that_leads_elsewhere_is_another_toolchain(
+    identifier: Identifier, double: ModuleType, ask: Callable[..., JitRequest], tmp_path: Path
+) -> None:
+    one, other = (environment_with(tmp_path, double, name) for name in ("one", "other"))
+    wrapper = tmp_path / "python"
+    request = ask(python=str(wrapper), env={"PYTHONPATH": str(tmp_path / "nothing")})
+    lead(wrapper, f'exec {one} "$@"')
+    old = identifier.identify(request)
+    assert (old.job.python, old.toolchain.python) == (one, one)  # what was fingerprinted compiles, wherever it leads
+    assert identifier.recheck(old)
+    lead(wrapper, f'exec {other} "$@"')
+    assert not identifier.recheck(old)
+    for asked in (identifier, type(identifier)(tmp_path / "memory")):
+        new = asked.identify(request)
+        assert new.job.python == other
+        assert new.key != old.key
+        assert dict(new.toolchain.versions)["mlc_llm"] == "other"
+
+
+def test_a_wrapper_that_brings_the_packages_is_run_itself(
+    identifier: Identifier, ask: Callable[..., JitRequest], bare: str, checkout: Path, tmp_path: Path
+) -> None:
+    wrapper = tmp_path / "python"
+    lead(wrapper, f'PYTHONPATH={checkout} exec {bare} "$@"')
+    old = identifier.identify(ask(python=str(wrapper), env={"PYTHONPATH": str(tmp_path / "nothing")}))
+    assert old.job.python == str(wrapper)
+    lead(wrapper, f'PYTHONPATH={checkout} exec {bare} -B "$@"')
+    assert not identifier.recheck(old)
+
+
+def test_a_virtual_environments_link_is_run_as_it_is_and_every_link_to_it_counts(
+    identifier: Identifier, double: ModuleType, ask: Callable[..., JitRequest], tmp_path: Path
+) -> None:
+    environment_with(tmp_path, double, "one")
+    current, between = tmp_path / "current", tmp_path / "between"
+    between.symlink_to("one")
+    current.symlink_to(between)
+    python = str(current / "bin" / "python")
+    old = identifier.identify(ask(python=python, env={"PYTHONPATH": str(tmp_path / "nothing")}))
+    assert old.job.python == python
+    assert dict(old.toolchain.versions)["mlc_llm"] == "one"
+    links = {stamp.path for stamp in old.evidence[0].always if stamp.rule == "link"}
+    assert {str(current), str(between), str(tmp_path / "one" / "bin" / "python")} <= links
+    between.unlink()
+    between.symlink_to("one")  # to the same place, but it may have led elsewhere in between
+    assert not identifier.recheck(old)

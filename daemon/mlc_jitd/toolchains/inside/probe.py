@@ -356,6 +356,7 @@ def look() -> tuple[dict[str, object], Stamps]:
         else:
             placeholder, packages["mlc_llm"] = True, None  # PyPI's empty package of that name
     answer = {
+        "executable": sys.executable,
         "python": {
             "version": platform.python_version(),
             "implementation": sys.implementation.cache_tag or sys.implementation.name,
