@@ -38,6 +38,7 @@ def main() -> int:
     shutil.rmtree(HOME, ignore_errors=True)
     HOME.mkdir(parents=True)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MLC_", "PYTHONPATH"))}
+    env |= {name: os.environ[name] for name in ("MLC_JITD_RUNTIME_DIR", "MLC_JITD_SOCKET") if name in os.environ}
     env["MLC_LLM_HOME"] = str(HOME)
     begun = time.monotonic()
     try:

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import resource
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ from mlc_jit.locations import locate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+MOST_DESCRIPTORS = 65_536
 
 LOG_BYTES = 8 << 20
 """A log file that is longer is put aside, and the one before it goes."""
@@ -50,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.detach and os.fork():
         return 0  # before anything is imported that a fork could hurt
+    if arguments.detach:
+        _forget_the_starter()
+    _more_descriptors()
     from mlc_jitd import app  # noqa: PLC0415 - `--help` needs no daemon
 
     _log_to(arguments.log_file, level=logging.INFO)
@@ -73,6 +80,26 @@ def _run(arguments: argparse.Namespace) -> int:
         say(str(code))
         return code
     return 0
+
+
+def _forget_the_starter() -> None:
+    """A daemon that a client started serves the host, whatever that client was pinned to or chose to ignore."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGPIPE else signal.SIG_DFL)
+    os.umask(0o022)
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):  # the kernel keeps what the control group allows
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
+def _more_descriptors() -> None:
+    """Every thread that waits costs a connection; the soft limit is often 1,024, the hard one far above."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_to(path: str | None, *, level: int) -> None:

@@ -77,7 +77,7 @@ def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None
     Raises:
         JitError: The daemon could not start; another one may be running.
     """
-    settings = Settings.load()
+    settings = Settings.load(strict=False)
     places = locate()
     door = Door(places)
     door.lock()

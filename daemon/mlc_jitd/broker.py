@@ -359,6 +359,10 @@ class Broker:
         job = self.jobs.get(key)
         return [] if job is None else list(job.waiters)
 
+    def waits(self, asker: Asker) -> bool:
+        """Whether the asker waits for a job."""
+        return asker in self._waits
+
     def match(self, prefix: str) -> list[str]:
         """The keys of jobs that begin with the prefix."""
         return [key for key in self.jobs if key.startswith(prefix)]

@@ -6,6 +6,7 @@ They come from the daemon's environment. What does not belong here: settings of 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from mlc_jit.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "MLC_JITD_"
 
@@ -43,8 +46,13 @@ class Settings:
     )
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
+    def load(cls, environ: Mapping[str, str] | None = None, *, strict: bool = True) -> Settings:
         """The settings that an environment asks for.
+
+        Args:
+            environ: Variables to go by instead of the process's own.
+            strict: Refuse a bad value; else it is logged, and the default serves: a slip in some client's environment
+                must not keep that client from its library.
 
         Raises:
             RequestError: A variable has a value that is no number or too small, or no absolute path.
@@ -56,10 +64,15 @@ class Settings:
             text = env.get(name, "").strip()
             if each.name == "warm":
                 text = {"off": "0", "on": ""}.get(text.lower(), text)
-            if text and isinstance(each.default, str):
-                values[each.name] = _folders(name, text)
-            elif text:
-                values[each.name] = _number(name, text, type(each.default), each.metadata["least"])
+            try:
+                if text and isinstance(each.default, str):
+                    values[each.name] = _folders(name, text)
+                elif text:
+                    values[each.name] = _number(name, text, type(each.default), each.metadata["least"])
+            except RequestError as error:
+                if strict:
+                    raise
+                logger.warning("%s The default, %s, is used.", error.message, each.default)
         return cls(**values)
 
 

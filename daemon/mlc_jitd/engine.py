@@ -41,12 +41,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOKUP_THREADS = 4
+LOOKUP_THREADS = 16
+"""They wait for interpreters and compilers to answer, and for the disk, more than they work."""
 ADMIT_SECONDS = 2.0
 """How often the queue is asked while something waits: what others on the host use changes without a word."""
 
 TELL_SECONDS = 1.0
 """How often those who wait for a running compile hear how far it is."""
+
+LATE_SECONDS = 30.0
+"""How long after its time a draining daemon waits for what should have ended; then it ends all the same."""
 
 IDLE_SECONDS = 1.0
 """How long nothing may happen. A signal that comes just before this thread begins to wait does not end the wait, and
@@ -62,6 +66,9 @@ class Replies(Protocol):
     @property
     def counters(self) -> Counter[str]:
         """What the socket saw."""
+
+    def alive(self) -> bool:
+        """Whether anybody still takes replies."""
 
 
 class Engine:
@@ -100,6 +107,8 @@ class Engine:
         self._answers = Answers(work.store.unchanged, work.identifier.recheck)
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
+        # Apart: whoever looks after a daemon must not wait behind interpreters that are slow to answer.
+        self._looks = ThreadPoolExecutor(1, thread_name_prefix="overview")
         self._asking: dict[b.Asker, Asking] = {}
         self._jobs: dict[str, JobState] = {}
         self._entries: dict[str, Entry] = {}
@@ -126,7 +135,8 @@ class Engine:
             except Exception:
                 self.counters["engine_errors"] += 1
                 logger.exception("an event could not be handled: %s", handler.__name__)
-        self._lookups.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._lookups, self._looks):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # --- called from other threads ----------------------------------------------------------------------------------
 
@@ -189,7 +199,10 @@ class Engine:
         if asking.request.policy == "OFF":
             self._do([b.Refuse(asker, b.disabled())])
         else:
-            self._lookups.submit(task)
+            try:
+                self._lookups.submit(task)
+            except RuntimeError as error:  # no thread to be had
+                self._refused(asker, internal(error))
 
     def _looked_up(self, asker: b.Asker, found: LookUp) -> None:
         asking = self._asking.get(asker)
@@ -348,7 +361,11 @@ class Engine:
             else:
                 self._post(self._failed, key, ended)
 
-        threading.Thread(target=run, name=f"job-{key[:8]}", daemon=True).start()
+        try:
+            threading.Thread(target=run, name=f"job-{key[:8]}", daemon=True).start()
+        except RuntimeError as error:  # no thread to be had: a job like any other that failed
+            logger.exception("a compile could not be started")
+            self._post(self._failed, key, internal(error))
 
     # --- the broker's instructions ----------------------------------------------------------------------------------
 
@@ -445,14 +462,14 @@ class Engine:
             jobs=jobs,
             counters=dict(counters),
         )
-        self._lookups.submit(_logged, lambda: self._send(peer.identity, status()))
+        self._looks.submit(_logged, lambda: self._send(peer.identity, status()))
 
     def _list(self, peer: Peer, id_: int) -> None:
         def task() -> None:
             for part in self._overview.listing(id_):
                 self._send(peer.identity, part)
 
-        self._lookups.submit(_logged, task)
+        self._looks.submit(_logged, task)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -471,6 +488,8 @@ class Engine:
         if self._drain_by is not None and time.monotonic() >= self._drain_by:
             for state in self._jobs.values():
                 state.stop.stop("draining")
+            for asker in [asker for asker in self._asking if not self._broker.waits(asker)]:
+                self._fail(asker, error_of(b.draining(), ""))  # still being looked up
 
     def _on_time(self) -> None:
         """What time alone changes; after every event, so that a busy inbox does not keep it from happening."""
@@ -483,9 +502,15 @@ class Engine:
         if now >= self._next_admit:
             self._next_admit = now + ADMIT_SECONDS
             self._tick()
+        if self._replies is not None and not self._replies.alive() and self._drain_by is None:
+            logger.critical("the server's thread has died: ending, so that a successor can serve")
+            self._drain(now=True)
 
     def _drained(self) -> bool:
-        return self._drain_by is not None and not self._jobs and not self._asking
+        if self._drain_by is None:
+            return False
+        late = time.monotonic() - self._drain_by > LATE_SECONDS
+        return late or (not self._jobs and not self._asking)
 
     def _patience(self) -> float:
         return TELL_SECONDS if self._jobs or self._drain_by is not None else IDLE_SECONDS

@@ -55,7 +55,7 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
     try:
         request = _request(source)
         _stop_with_asker(source, stop)
-        settings = Settings.load()
+        settings = Settings.load(strict=False)
         answer = _answer(make_work(made_home(), settings), request, settings, reply, stop)
     except JitError as error:
         reply(m.Failure.of(error, id=0))
