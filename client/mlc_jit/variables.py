@@ -69,6 +69,7 @@ PASSED: dict[str, str] = {
     "HF_HUB_OFFLINE": "forbids asking the hub",
     "HIP_PATH": "a place: keyed by ROCm's version",
     "HIP_VISIBLE_DEVICES": "as CUDA_VISIBLE_DEVICES, for ROCm",
+    "HOME": "where the user's own packages are found: keyed by their builds",
     "LD_LIBRARY_PATH": "where libraries are found",
     "MLC_DSO_SUFFIX": "the suffix, which is in the key with the target",
     "MLC_LIBRARY_PATH": "where MLC's library is found: keyed by its build",

@@ -21,7 +21,7 @@ def test_the_lists_are_apart_and_every_name_has_its_reason() -> None:
 
 def test_only_declared_variables_travel() -> None:
     environ = {"PATH": "/bin", "MLC_MULTI_ARCH": "80", "HOME": "/h", "SECRET": "x", "MLC_JIT_POLICY": "ON"}
-    assert collect(environ) == {"PATH": "/bin", "MLC_MULTI_ARCH": "80"}
+    assert collect(environ) == {"PATH": "/bin", "HOME": "/h", "MLC_MULTI_ARCH": "80"}
 
 
 def test_further_names_can_be_passed_and_are_not_keyed() -> None:

@@ -354,3 +354,26 @@ def test_a_virtual_environments_link_is_run_as_it_is_and_every_link_to_it_counts
     between.unlink()
     between.symlink_to("one")  # to the same place, but it may have led elsewhere in between
     assert not identifier.recheck(old)
+
+
+def test_the_users_own_packages_are_those_of_the_asker(
+    identifier: Identifier,
+    double: ModuleType,
+    ask: Callable[..., JitRequest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    python = os.path.realpath(sys.executable)  # outside any virtual environment, which has no user's packages
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for home, build in (("one", "1.0"), ("same", "1.0"), ("other", "2.0")):
+        site = double.install(tmp_path / home / ".local" / "lib" / version / "site-packages")
+        (site / "mlc_llm" / "libinfo.py").write_text(f'__version__ = "{build}"\n')
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))  # the daemon's
+    nothing = str(tmp_path / "nothing")
+    one, same, other = (
+        identifier.identify(ask(python=python, env={"PYTHONPATH": nothing, "HOME": str(tmp_path / home)}))
+        for home in ("one", "same", "other")
+    )
+    assert one.key == same.key != other.key
+    assert dict(one.job.environment)["HOME"] == str(tmp_path / "one")
+    assert dict(one.toolchain.versions)["mlc_llm"] == "1.0"
