@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from mlc_jitd.identity.canonical import digest
+from mlc_jitd.identity.stamps import Evidence, presence
 
 NOT_INSTRUCTIONS = frozenset({
     "acpi", "arat", "arch_capabilities", "arch_lbr", "arch_perfmon", "art", "bts", "bus_lock_detect", "constant_tsc",
@@ -26,6 +27,15 @@ NOT_INSTRUCTIONS = frozenset({
     "vmx", "vnmi", "vpid", "wdt", "x2apic", "x2avic", "xtopology", "xtpr",
 })  # fmt: skip
 """Words of /proc/cpuinfo that a kernel makes up or that no code generator looks at: a kernel update adds such."""
+
+
+GPU_SIGNS: tuple[str, ...] = (
+    "/dev/nvidiactl",
+    *(f"/dev/nvidia{index}" for index in range(8)),
+    "/proc/driver/nvidia/version",
+    "/dev/kfd",
+    "/dev/dri",
+)
 
 
 def cpu_identity(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -77,6 +87,11 @@ def gpu_identity(
 ) -> str:
     """The host's GPUs and their driver: by NVML where it is installed, else by what the kernel says."""
     return digest([_nvml() or _nvidia_driver(driver), _nodes(devices), _amd(kfd)])
+
+
+def gpu_evidence() -> Evidence:
+    """What comes and goes with a GPU's driver: a cheap sign that ``gpu_identity`` may have changed."""
+    return Evidence(tuple(presence(path) for path in GPU_SIGNS))
 
 
 def _nvml() -> list[str]:

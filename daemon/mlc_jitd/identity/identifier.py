@@ -15,11 +15,11 @@ from mlc_jit.variables import is_keyed
 from mlc_jitd.identity import arguments
 from mlc_jitd.identity.canonical import FORMAT, Part, key_of, part
 from mlc_jitd.identity.config import ChatConfig, parse_config
-from mlc_jitd.identity.hardware import cpu_features
+from mlc_jitd.identity.hardware import cpu_features, gpu_evidence
 from mlc_jitd.identity.hosttools import HostTools, ToolFinder
 from mlc_jitd.identity.memory import Memory
 from mlc_jitd.identity.stamps import Checker, Evidence
-from mlc_jitd.identity.target import ResolvedTarget, TargetResolver, UpstreamName
+from mlc_jitd.identity.target import ResolvedTarget, TargetResolver, UpstreamName, rests_on_gpus
 from mlc_jitd.identity.toolchain import ToolchainFacts, ToolchainFinder, check_interpreter
 from mlc_jitd.toolchains import CompileJob
 
@@ -51,7 +51,7 @@ class Identity:
         job: Everything the compile needs, a snapshot.
         model_type: For people.
         quantization: For people.
-        evidence: The toolchain's and the host tools', for ``Identifier.recheck``.
+        evidence: The toolchain's, the host tools', and where they count the GPUs', for ``Identifier.recheck``.
     """
 
     key: str
@@ -110,17 +110,19 @@ class Identifier:
         check_interpreter(request.python)
         facts = self._toolchains.find(request.python, request.toolchain, dict(asked.environment))
         _check_known(asked.config, facts)
-        target = self._resolve(asked, facts)
+        gpu = _minds_gpus(asked, facts)
+        gpus = (gpu_evidence(),) if rests_on_gpus(asked.device, gpu=gpu) else ()  # taken before they are looked at
+        target = self._targets.resolve(facts, asked.device, gpu=gpu, environment=dict(asked.environment))
         tools = self._tools.find(
             kind=target.kind, preset=target.preset, suffix=asked.suffix, env=dict(asked.environment)
         )
         prefix = asked.prefix
         if prefix is None and asked.device in arguments.MOBILE and facts.name == "mlc_llm":
             prefix = self._upstream(asked, facts).prefix
-        return _identity(asked, facts, target, tools, prefix)
+        return _identity(asked, facts, target, tools, prefix, gpus=gpus)
 
     def recheck(self, identity: Identity) -> bool:
-        """Whether the toolchain and the host's tools are still what the identity says, by stat alone.
+        """Whether the toolchain, the host's tools and its GPUs are still what the identity says, by stat alone.
 
         Not guaranteed: a file of an installed package rewritten in place counts only after up to
         ``stamps.SOMETIMES_SECONDS``.
@@ -146,11 +148,6 @@ class Identifier:
             return None
         _check_known(asked.config, facts)
         return self._upstream(asked, facts)
-
-    def _resolve(self, asked: _Asked, facts: ToolchainFacts) -> ResolvedTarget:
-        has_flashinfer = any(name == "flashinfer" for name, _ in facts.versions)
-        gpu = facts.name == "mlc_llm" and (has_flashinfer or asked.config.model_type in LOOKS_AT_LOCAL_GPU)
-        return self._targets.resolve(facts, asked.device, gpu=gpu, environment=dict(asked.environment))
 
     def _upstream(self, asked: _Asked, facts: ToolchainFacts) -> UpstreamName:
         question = {
@@ -181,6 +178,12 @@ def _check(request: JitRequest) -> _Asked:
     )
 
 
+def _minds_gpus(asked: _Asked, facts: ToolchainFacts) -> bool:
+    """Whether the visible GPUs matter whatever the device is."""
+    has_flashinfer = any(name == "flashinfer" for name, _ in facts.versions)
+    return facts.name == "mlc_llm" and (has_flashinfer or asked.config.model_type in LOOKS_AT_LOCAL_GPU)
+
+
 def _suffix(device: str, wanted: str | None) -> str:
     """Upstream's rule, and where upstream's own assertion would refuse its choice, the one that works."""
     if device in arguments.MOBILE or device in _ARCHIVES or device.startswith(("iphone:", "macabi:")):
@@ -209,7 +212,13 @@ def _check_known(config: ChatConfig, facts: ToolchainFacts) -> None:
 
 
 def _identity(
-    asked: _Asked, facts: ToolchainFacts, target: ResolvedTarget, tools: HostTools, prefix: str | None
+    asked: _Asked,
+    facts: ToolchainFacts,
+    target: ResolvedTarget,
+    tools: HostTools,
+    prefix: str | None,
+    *,
+    gpus: tuple[Evidence, ...],
 ) -> Identity:
     config = asked.config
     compiler_prefix = f"{prefix}_" if prefix else None
@@ -251,7 +260,7 @@ def _identity(
         job=job,
         model_type=config.model_type,
         quantization=config.quantization,
-        evidence=(*facts.evidence, tools.evidence),
+        evidence=(*facts.evidence, tools.evidence, *gpus),
     )
 
 

@@ -33,8 +33,8 @@ class Stamp:
 
     Attributes:
         path: Absolute.
-        rule: ``file``; ``link`` for a symbolic link itself, not what it leads to; or which names of a folder matter:
-            ``path`` or ``package`` (see the probe).
+        rule: ``file``; ``link`` for a symbolic link itself, not what it leads to; ``presence`` where only that counts,
+            and ``stat`` is not compared; or which names of a folder matter: ``path`` or ``package`` (see the probe).
         stat: Device, inode, size, time of modification and of change; ``None`` for a path that was not there.
         names: Those of the folder that matter.
     """
@@ -57,6 +57,12 @@ def stamp(path: str) -> Stamp:
     """A file, or the absence of one, as it is now."""
     found = probe.stat_of(path)
     return Stamp(path, "file", None if found is None else _stat(found))
+
+
+def presence(path: str) -> Stamp:
+    """Whether something is there, whatever becomes of it: a device's times change as it is used."""
+    found = probe.stat_of(path)
+    return Stamp(path, "presence", None if found is None else _stat(found))
 
 
 def stamps_on_the_way(path: str) -> tuple[Stamp, ...]:
@@ -171,6 +177,8 @@ class Checker:
         return True
 
     def _is_excused(self, known: Stamp, now: Stat) -> bool:
+        if known.rule == "presence":
+            return known.stat is not None
         if known.names is None:
             return False
         place = (known.path, known.rule)

@@ -169,6 +169,11 @@ class TargetResolver:
         return answer
 
 
+def rests_on_gpus(device: str, *, gpu: bool) -> bool:
+    """Whether what a device text resolved to holds only for this host's GPUs: not where it states its own target."""
+    return gpu or (looks_at_gpu(device) and not device.lstrip().startswith("{"))
+
+
 def looks_at_gpu(device: str) -> bool:
     """Whether resolving a device text may look at this host's GPUs. A text that is not known may."""
     return not device.startswith(_NO_GPU)

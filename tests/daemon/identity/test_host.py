@@ -10,7 +10,7 @@ from mlc_jitd.identity.hardware import cpu_features, cpu_identity, gpu_identity
 from mlc_jitd.identity.hosttools import ABSENT, ToolFinder
 from mlc_jitd.identity.memory import Memory
 from mlc_jitd.identity.stamps import Checker
-from mlc_jitd.identity.target import looks_at_gpu
+from mlc_jitd.identity.target import looks_at_gpu, rests_on_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,3 +186,35 @@ def test_the_ndk_is_the_program_that_is_named(finder: ToolFinder, tmp_path: Path
     ndk = program(tmp_path / "ndk", "clang++", "Android clang 18")
     found = find(finder, {"PATH": "/nowhere", "TVM_NDK_CC": str(ndk)}, preset="mali", kind="opencl")
     assert found["ndk"].startswith("Android clang 18")
+
+
+@pytest.mark.parametrize("appears", [True, False])
+def test_a_gpu_that_comes_or_goes_disproves_what_was_resolved_for_it(
+    identifier: Identifier,
+    ask: Callable[..., JitRequest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    appears: bool,
+) -> None:
+    sign = tmp_path / "nvidiactl"
+    monkeypatch.setattr("mlc_jitd.identity.hardware.GPU_SIGNS", (str(sign),))
+    if not appears:
+        sign.touch()
+    found, cpu, explicit = (identifier.identify(ask(device=d)) for d in ("auto", "cpu", '{"kind": "cuda"}'))
+    assert identifier.recheck(found)
+    if appears:
+        sign.touch()
+    else:
+        sign.write_text("used")
+        assert identifier.recheck(found)  # only its presence counts
+        sign.unlink()
+    assert not identifier.recheck(found)
+    assert identifier.recheck(cpu)
+    assert identifier.recheck(explicit)
+
+
+def test_a_model_that_asks_for_the_local_gpu_rests_on_it_whatever_the_device() -> None:
+    assert rests_on_gpus("cpu", gpu=True)
+    assert rests_on_gpus("cuda:1", gpu=False)
+    assert not rests_on_gpus("cpu", gpu=False)
