@@ -377,3 +377,25 @@ def test_the_users_own_packages_are_those_of_the_asker(
     assert one.key == same.key != other.key
     assert dict(one.job.environment)["HOME"] == str(tmp_path / "one")
     assert dict(one.toolchain.versions)["mlc_llm"] == "1.0"
+
+
+def test_a_record_that_is_replaced_while_it_is_read_is_stamped_as_it_was(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlc_jitd.toolchains.inside import probe
+
+    record = str(dist_info(checkout, "mlc_llm", "1.0", "mlc_llm") / "RECORD")
+    before = probe.stat_of(record)
+
+    def replaced_before_it_is_read(path: str, *_: str, **__: str) -> object:
+        if path == record:
+            fresh = Path(record + ".new")
+            fresh.write_text("mlc_llm/__init__.py,sha256=new,1\n")
+            fresh.replace(record)
+        return open(path, *_, **__)  # type: ignore[call-overload]  # noqa: PTH123
+
+    monkeypatch.setattr(probe, "open", replaced_before_it_is_read, raising=False)
+    stamps = probe.Stamps()
+    version, _, _ = probe.distribution("mlc_llm", str(checkout / "mlc_llm"), stamps)
+    assert version == "1.0"
+    assert stamps.always[record][1] == before != probe.stat_of(record)

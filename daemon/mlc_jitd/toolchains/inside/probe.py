@@ -187,8 +187,8 @@ def origin(name: str) -> str | None:
     return os.path.dirname(spec.origin)
 
 
-def distribution(name: str, folder: str) -> tuple[str, str, str]:
-    """Version, digest and path of the dist-info that owns a package; empty texts where none does.
+def distribution(name: str, folder: str, stamps: Stamps) -> tuple[str, str, str]:
+    """Version, digest and path of the dist-info that owns a package, stamped; empty texts where none does.
 
     The digest leaves out what differs between installers: the dist-info's own files and compiled bytecode.
     """
@@ -201,8 +201,12 @@ def distribution(name: str, folder: str) -> tuple[str, str, str]:
     likely = name.replace("_", "").lower()
     infos.sort(key=lambda info: likely not in info.replace("_", "").lower())  # the likely owner first
     for info in infos:
+        place = os.path.join(site, info)
+        before = Stamps()
+        before.add(place)
+        before.add(os.path.join(place, "RECORD"))
         try:
-            with open(os.path.join(site, info, "RECORD"), "rb") as file:
+            with open(os.path.join(place, "RECORD"), "rb") as file:
                 record = file.read()
         except OSError:
             continue
@@ -214,7 +218,8 @@ def distribution(name: str, folder: str) -> tuple[str, str, str]:
             if b"sha256=" in line and b".dist-info/" not in line and not line.startswith(b"../")
         )
         version = info[: -len(".dist-info")].partition("-")[2]
-        return version, hashlib.sha256(b"\n".join(kept)).hexdigest(), os.path.join(site, info)
+        stamps.always = {**before.always, **stamps.always}
+        return version, hashlib.sha256(b"\n".join(kept)).hexdigest(), place
     return "", "", ""
 
 
@@ -282,13 +287,11 @@ def package(name: str, stamps: Stamps) -> dict[str, object] | None:
     folder = origin(name)
     if folder is None:
         return None
-    version, record, info = distribution(name, folder)
+    version, record, info = distribution(name, folder, stamps)
     places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     installed = bool(info) or (os.path.dirname(folder) in places and not os.path.islink(folder))
     parts = []
     if info:
-        stamps.add(info)
-        stamps.add(os.path.join(info, "RECORD"))
         parts.append("record " + record)
     if not info or name in READ_SOURCES:
         parts.append("tree " + tree_digest(folder, stamps, sometimes=installed))
