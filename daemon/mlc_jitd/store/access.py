@@ -20,7 +20,8 @@ def distrust(status: os.stat_result, path: Path | str) -> tuple[str, str] | None
     """Why a file or folder must not be used, or ``None`` when it may be.
 
     A file is trusted when this user or root owns it and nobody else may write it. A writable group is nobody else
-    when it is the owner's private one (same name, no other members: the usual result of a umask of 002).
+    when it is this user's private one (same name, no other members: the usual result of a umask of 002). Root's group
+    is nobody's: what may write as it is not in its list of members.
 
     Args:
         status: Its ``lstat`` or ``fstat``.
@@ -49,6 +50,8 @@ def distrust(status: os.stat_result, path: Path | str) -> tuple[str, str] | None
 
 @functools.lru_cache(maxsize=64)
 def _private_group(gid: int, uid: int) -> bool:
+    if gid == ROOT or uid != os.geteuid():
+        return False
     try:
         group, owner = grp.getgrgid(gid), pwd.getpwuid(uid)
     except KeyError:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,6 +82,26 @@ def test_a_group_counts_as_others_unless_it_is_the_owners_own(
     Path(entry.path).chmod(0o664)
     monkeypatch.setattr(access_module, "_private_group", lambda _gid, _uid: False)
     assert "chmod g-w" in missing(store, entry).remedy
+
+
+def test_a_group_is_private_only_if_it_is_this_users_own_and_not_roots(monkeypatch: pytest.MonkeyPatch) -> None:
+    private = access_module._private_group.__wrapped__
+    me = SimpleNamespace(pw_name="me")
+    monkeypatch.setattr(access_module.pwd, "getpwuid", lambda _uid: me)
+    monkeypatch.setattr(access_module.grp, "getgrgid", lambda _gid: SimpleNamespace(gr_name="me", gr_mem=[]))
+    uid = os.geteuid()
+    assert private(1000, uid)
+    assert not private(0, uid)
+    assert not private(1000, uid + 1)
+
+
+@needs_root
+def test_what_roots_group_may_write_is_not_closed_to_others(tmp_path: Path) -> None:
+    os.chown(tmp_path, 0, 0)
+    tmp_path.chmod(0o775)
+    wrong, remedy = access_module.distrust(tmp_path.stat(), tmp_path) or ("", "")
+    assert "group" in wrong
+    assert "chmod g-w" in remedy
 
 
 def test_an_unknown_group_is_not_private() -> None:
