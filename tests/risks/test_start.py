@@ -122,10 +122,18 @@ def test_two_homes_have_two_daemons(
     assert second.stop() == 0
 
 
-def test_why_a_daemon_could_not_start_reaches_the_client(double: Double, client: Clients) -> None:
-    error = client.ask(double.model(), MLC_JITD_JOBS="many").error()
-    assert error["error"] == "RequestError"
-    assert "MLC_JITD_JOBS='many'" in error["text"]
+def test_why_a_daemon_could_not_start_reaches_the_client(double: Double, client: Clients, place: Place) -> None:
+    place.library.mkdir(parents=True)
+    place.library.chmod(0o777)
+    error = client.ask(double.model()).error()
+    assert error["error"] == "StoreUnwritableError"
+    assert str(place.library) in error["text"]
+    assert "chmod" in error["text"]
+
+
+def test_a_slip_in_a_daemons_setting_keeps_nobody_from_a_library(double: Double, client: Clients, place: Place) -> None:
+    assert Path(client.ask(double.model(), MLC_JITD_JOBS="many").path()).is_file()
+    assert any("MLC_JITD_JOBS='many'" in log.read_text() for log in place.runtime.glob("*.log"))
 
 
 def test_a_socket_path_that_is_too_long_makes_it_slower_not_broken(
