@@ -20,6 +20,7 @@ from mlc_jit.errors import (
     CompileOutOfMemoryError,
     CompileTimedOutError,
     ConfigInvalidError,
+    DaemonUnavailableError,
     DrainingError,
     JitError,
 )
@@ -52,6 +53,8 @@ STAGING_BYTES = 256 << 20
 
 LOGS_KEPT = 256
 LOCK_SLICE_SECONDS = 0.5
+FROZEN_SECONDS = 10.0
+"""How long the holder of a key's lock may be stopped until nobody waits for it any more."""
 
 TOOLCHAIN_CHANGED = "toolchain-changed"
 
@@ -181,9 +184,20 @@ class Work:
         if lock.acquire(0):
             return False
         report(Stage("locked", f"being compiled by {lock.holder() or 'another process'}"))
+        thawed_at = time.monotonic()
         while not lock.acquire(LOCK_SLICE_SECONDS):
             if stop.reason is not None:
                 raise _stopped(stop.reason, lock.key)
+            frozen = lock.frozen()
+            if not frozen:
+                thawed_at = time.monotonic()
+            elif time.monotonic() - thawed_at > FROZEN_SECONDS:
+                raise DaemonUnavailableError(
+                    f"This configuration is being compiled by {frozen}, and that process is stopped.",
+                    remedy="Let it go on (`kill -CONT`), or end it (`kill -9`), and ask again.",
+                    reason="frozen",
+                    key=lock.key,
+                )
         return True
 
     def _compile(self, order: Order, report: Report, stop: StopSignal) -> Entry:

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -19,7 +20,6 @@ from mlc_jitd.store.layout import check_key
 from mlc_jitd.store.trouble import translated
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -105,6 +105,20 @@ class KeyLock:
             return f"process {int(note['pid'])} on {note['host']}, since {time.ctime(note['since'])}"
         except (OSError, ValueError, KeyError, TypeError):
             return ""
+
+    def frozen(self) -> str:
+        """Who holds the lock, if that process is stopped (SIGSTOP, a debugger) and so will not give it back by itself.
+
+        Not guaranteed: a holder on another host, in another pid namespace, or frozen by its control group looks alive.
+        """
+        try:
+            note = json.loads(self.path.read_bytes())
+            if note["host"] != socket.gethostname():
+                return ""
+            state = Path(f"/proc/{int(note['pid'])}/stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return ""
+        return self.holder() if state in ("T", "t") else ""
 
     def __enter__(self) -> Self:
         self.acquire()
