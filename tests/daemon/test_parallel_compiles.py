@@ -268,7 +268,7 @@ TINY = {
 
 
 @pytest.mark.tvm
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_three_real_configurations_on_two_slots(
     start_daemon: Callable[..., Daemon], place: Place, client: Clients
 ) -> None:
