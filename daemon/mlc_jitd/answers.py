@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mlc_jitd.identity import Identity
     from mlc_jitd.store import Entry
 
-REMEMBERED = 4096
+REMEMBERED = 1024
+"""Questions kept, at some 20 KB each; a host that asks more different ones pays half a millisecond for the others."""
 
 LOOK_SECONDS = 0.005
 """For how long one look at a toolchain counts. A process that began after a change of it can't ask sooner: to start an
