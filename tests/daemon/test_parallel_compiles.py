@@ -268,7 +268,7 @@ TINY = {
 
 
 @pytest.mark.tvm
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(700)
 def test_three_real_configurations_on_two_slots(
     start_daemon: Callable[..., Daemon], place: Place, client: Clients
 ) -> None:
@@ -279,7 +279,7 @@ def test_three_real_configurations_on_two_slots(
         folder = place.folder(f"llama{n}")
         (folder / "mlc-chat-config.json").write_text(json.dumps({**TINY, "vocab_size": 64 + n}))
         folders.append(folder)
-    assert client.ask(folders[0]).path(120), "the need of its like is known from here on"
+    assert client.ask(folders[0]).path(300), "the need of its like is known from here on"
     fleet = client.fleet(folders[1:])
     seen: Counter[int] = Counter()
 
@@ -287,8 +287,8 @@ def test_three_real_configurations_on_two_slots(
         seen[len(jobs("running"))] += 1
         return status().counters["compiles"] == 4
 
-    until(over, 150)
-    assert len(set(fleet.paths())) == 3
+    until(over, 300)
+    assert len(set(fleet.paths(60))) == 3
     assert max(seen) == 2
     manifests = [json.loads(path.read_bytes()) for path in place.manifests()]
     assert [manifest["compile"]["cores"] for manifest in manifests] == [1] * 4
