@@ -1,0 +1,116 @@
+"""Every message of the wire protocol, in one place; docs/protocol.md is its document.
+
+A message is one ZeroMQ frame that holds one msgpack map: ``verb``, ``id``, and the fields of the class that the verb
+names. Each class is a frozen value. What does not belong here: sockets, retries, meaning.
+
+    base    what all share          core    asking for a library
+    codec   bytes and back          admin   looking after a daemon and its cache; loaded when first named
+
+Compatibility: fields may be added with a default, and a reader ignores fields that it does not know. A field is never
+removed, renamed or given another meaning within one ``PROTOCOL`` number. Fields that were added (``LATER``) are left
+out where they have their default, so that the bytes of a message that does without them are what they always were.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlc_jit.messages.base import (
+    HEARTBEAT_SECONDS,
+    LATER,
+    MAX_LOG_TAIL_BYTES,
+    MAX_MESSAGE_BYTES,
+    PROTOCOL,
+    SILENCE_SECONDS,
+    Message,
+    Policy,
+    Source,
+    ToolchainChoice,
+)
+from mlc_jit.messages.codec import (
+    REPLIES,
+    REQUESTS,
+    InvalidMessageError,
+    Table,
+    UnknownVerbError,
+    decode,
+    encode,
+)
+from mlc_jit.messages.core import (
+    Failure,
+    Heartbeat,
+    Hello,
+    JitRequest,
+    Leave,
+    Progress,
+    Result,
+    Unsupported,
+    Welcome,
+)
+
+if TYPE_CHECKING:
+    from mlc_jit.messages.admin import (
+        Cancel,
+        Cancelled,
+        EntryReport,
+        JobReport,
+        Listing,
+        ListRequest,
+        Status,
+        StatusRequest,
+        Stopping,
+        StopRequest,
+    )
+
+FEATURES: tuple[str, ...] = ("jit", "progress", "cancel", "status", "list", "stop")
+"""What this version of daemon and client can do, by name."""
+
+__all__ = [
+    "FEATURES",
+    "HEARTBEAT_SECONDS",
+    "LATER",
+    "MAX_LOG_TAIL_BYTES",
+    "MAX_MESSAGE_BYTES",
+    "PROTOCOL",
+    "REPLIES",
+    "REQUESTS",
+    "SILENCE_SECONDS",
+    "Cancel",
+    "Cancelled",
+    "EntryReport",
+    "Failure",
+    "Heartbeat",
+    "Hello",
+    "InvalidMessageError",
+    "JitRequest",
+    "JobReport",
+    "Leave",
+    "ListRequest",
+    "Listing",
+    "Message",
+    "Policy",
+    "Progress",
+    "Result",
+    "Source",
+    "Status",
+    "StatusRequest",
+    "StopRequest",
+    "Stopping",
+    "Table",
+    "ToolchainChoice",
+    "UnknownVerbError",
+    "Unsupported",
+    "Welcome",
+    "decode",
+    "encode",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415
+
+    value = getattr(importlib.import_module(f"{__name__}.admin"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,123 @@
+"""The messages that looking after a daemon and its cache takes. Who only asks for libraries never loads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from mlc_jit.messages.base import LATER, Message, Shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Cancel(Message):
+    """Cancel the job of a key (a prefix of it that is unique will do), whoever waits for it."""
+
+    verb: ClassVar[str] = "cancel"
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class StatusRequest(Message):
+    """Ask how the daemon is."""
+
+    verb: ClassVar[str] = "status"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ListRequest(Message):
+    """Ask for the entries of the cache."""
+
+    verb: ClassVar[str] = "list"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class StopRequest(Message):
+    """Ask the daemon to drain and end.
+
+    Attributes:
+        now: End running compiles instead of letting them finish.
+    """
+
+    verb: ClassVar[str] = "stop"
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Cancelled(Message):
+    """Answer to ``Cancel``: the key whose job is being ended."""
+
+    verb: ClassVar[str] = "cancelled"
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class JobReport(Shown):
+    """One job in a ``Status``; ``detail``, ``fraction`` and ``left`` as in ``Progress``."""
+
+    key: str
+    state: str
+    model: str = ""
+    device: str = ""
+    stage: str = ""
+    elapsed: float = 0.0
+    waiters: int = 0
+    pid: int = 0
+    detail: str = field(default="", metadata=LATER)
+    fraction: float | None = field(default=None, metadata=LATER)
+    left: float | None = field(default=None, metadata=LATER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Status(Message):
+    """Answer to ``StatusRequest``. Times in seconds, sizes in bytes."""
+
+    verb: ClassVar[str] = "status-is"
+    version: str
+    pid: int
+    uptime: float
+    home: str
+    socket: str
+    log_path: str
+    draining: bool = False
+    slots: int = 0
+    jobs: tuple[JobReport, ...] = ()
+    entries: int = 0
+    bytes: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class EntryReport(Shown):
+    """One entry in a ``Listing``. ``created`` is a Unix time."""
+
+    key: str
+    path: str
+    size: int
+    created: float
+    seconds: float
+    model: str
+    device: str
+    toolchain: str
+    degraded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Listing(Message):
+    """Answer to ``ListRequest``; sent in parts when it is long, ``more`` on all but the last."""
+
+    verb: ClassVar[str] = "listing"
+    entries: tuple[EntryReport, ...] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Stopping(Message):
+    """Answer to ``StopRequest``: how many jobs are still running."""
+
+    verb: ClassVar[str] = "stopping"
+    pid: int
+    jobs: int = 0
+
+
+REQUESTS: tuple[type[Message], ...] = (Cancel, ListRequest, StatusRequest, StopRequest)
+REPLIES: tuple[type[Message], ...] = (Cancelled, Listing, Status, Stopping)
