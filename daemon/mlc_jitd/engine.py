@@ -7,6 +7,7 @@ decides who gets what (``broker``), who runs when (``schedule``), or how a libra
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 import queue
@@ -25,6 +26,7 @@ from mlc_jitd.jobs import Asking, JobState, carry_out, demand_of, job_row
 from mlc_jitd.overview import Overview
 from mlc_jitd.reports import cannot, error_of, internal, place, trouble_of
 from mlc_jitd.schedule.jobs import Accepted
+from mlc_jitd.server import Peer
 from mlc_jitd.store import Entry, Found
 from mlc_jitd.work import TOOLCHAIN_CHANGED, Built, LookUp, Work
 
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
 
     from mlc_jit.locations import Locations
     from mlc_jitd.gauge import Gauge
+    from mlc_jitd.identity import Identity
     from mlc_jitd.likeness import Likeness
     from mlc_jitd.schedule.jobs import Grant
     from mlc_jitd.schedule.queue import Queue
-    from mlc_jitd.server import Peer
     from mlc_jitd.toolchains.base import Stage
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,19 @@ class Replies(Protocol):
 
     def alive(self) -> bool:
         """Whether anybody still takes replies."""
+
+
+class Onlooker:
+    """A room that follows what the engine does. Each method is called in the engine's thread, so it must be quick."""
+
+    def looked_up(self, peer: Peer, request: m.JitRequest, found: LookUp) -> None:
+        """A request was looked up; the first time that it is asked, and whenever it is no remembered hit."""
+
+    def published(self, identity: Identity, entry: Entry) -> None:
+        """A library was compiled here."""
+
+    def gone(self, identity: bytes) -> None:
+        """A connection that waited is no more."""
 
 
 class Engine:
@@ -118,6 +133,12 @@ class Engine:
         self._replies: Replies | None = None
         self.counters: Counter[str] = Counter()
         self._remembered_hits = 0  # counted in the server's thread, all else in this one
+        self._inner: dict[bytes, Callable[[m.Message], None]] = {}
+        self._inner_ids = itertools.count()
+        self.onlookers: list[Onlooker] = []
+        """Who follows what happens; filled before ``serve``."""
+        self.verbs: dict[type[m.Message], Callable[[Peer, Any], None]] = {}
+        """Further requests, and who answers them (``reply``): called in the server's thread, so quick, or ``later``."""
         self.retire: Callable[[], None] = lambda: None
         """Called once when the daemon begins to drain: gives its place to a successor."""
 
@@ -162,6 +183,8 @@ class Engine:
                 self._post(self._list, peer, message.id)
             case m.StopRequest():
                 self._post(self._stop, peer, message)
+            case _ if type(message) in self.verbs:
+                self.verbs[type(message)](peer, message)
             case _:
                 return m.Unsupported(id=message.id, asked=message.verb, features=m.FEATURES)
         return None
@@ -169,6 +192,35 @@ class Engine:
     def gone(self, identity: bytes) -> None:
         """A connection that waited is no more."""
         self._post(self._gone, identity)
+
+    def ask(self, request: m.JitRequest, done: Callable[[m.Result | m.Failure], None]) -> None:
+        """Ask for a library on the daemon's own behalf.
+
+        Args:
+            request: What a client would send.
+            done: Gets the answer, in the engine's thread.
+        """
+        peer = Peer(b"\0\0inner%d" % next(self._inner_ids), os.getuid(), os.getgid(), os.getpid())
+
+        def replied(message: m.Message) -> None:
+            if isinstance(message, m.Result | m.Failure):
+                del self._inner[peer.identity]
+                done(message)
+
+        self._inner[peer.identity] = replied
+        self._post(self._asked, peer, request)
+
+    def later(self, task: Callable[[], None]) -> None:
+        """Run something that takes time: one such task at a time, in a thread; what it raises is logged."""
+        self._looks.submit(_logged, task)
+
+    def in_turn(self, task: Callable[[], None]) -> None:
+        """Run something quick in the engine's thread."""
+        self._post(task)
+
+    def reply(self, peer: Peer, message: m.Message) -> None:
+        """Send a message to whoever asked; from any thread."""
+        self._send(peer.identity, message)
 
     def drain(self, *, now: bool = False) -> None:
         """Start no more compiles and end when the running ones have; with ``now``, end those too."""
@@ -217,6 +269,8 @@ class Engine:
             self.counters[f"misses_{reason}"] += 1
             logger.info("miss (%s) %s for %s: %s", reason, key[:12], request.model_path, found.answer.detail)
         asking.identity = found.identity
+        for onlooker in self.onlookers:
+            onlooker.looked_up(asking.peer, request, found)
         instructions = self._broker.asked(
             asker,
             key=key,
@@ -240,6 +294,8 @@ class Engine:
     def _gone(self, identity: bytes) -> None:
         for asker in [asker for asker in self._asking if asker[0] == identity]:
             self._left(asker, cancel=False)
+        for onlooker in self.onlookers:
+            onlooker.gone(identity)
 
     def _cancel(self, peer: Peer, message: m.Cancel) -> None:
         keys = self._broker.match(message.key)
@@ -282,6 +338,8 @@ class Engine:
             self.counters["compiles"] += 1
             self._likeness.learn(built.entry.manifest)
             logger.info("compiled %s in %.1f s for %s", key[:12], record.seconds, state.asking.request.model_path)
+            for onlooker in self.onlookers:
+                onlooker.published(state.identity, built.entry)
         self._do(self._broker.finished(key, compiled=built.compiled))
         self._ended(key)
 
@@ -462,14 +520,14 @@ class Engine:
             jobs=jobs,
             counters=dict(counters),
         )
-        self._looks.submit(_logged, lambda: self._send(peer.identity, status()))
+        self.later(lambda: self._send(peer.identity, status()))
 
     def _list(self, peer: Peer, id_: int) -> None:
         def task() -> None:
             for part in self._overview.listing(id_):
                 self._send(peer.identity, part)
 
-        self._looks.submit(_logged, task)
+        self.later(task)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -522,7 +580,10 @@ class Engine:
         self._inbox.put((handler, arguments))
 
     def _send(self, identity: bytes, message: m.Message) -> None:
-        if self._replies is not None:
+        inner = self._inner.get(identity)
+        if inner is not None:
+            inner(message)
+        elif self._replies is not None:
             self._replies.send(identity, message)
 
 
