@@ -37,7 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     verbs.add_parser("once", help="answer one request from standard input without a daemon (for the client library)")
     verbs.add_parser("doctor", help="print what this host has and what is wrong, as JSON (`mlc-jit doctor` shows it)")
-    arguments = parser.parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    from mlc_jitd import upkeep  # noqa: PLC0415 - it only lists its modules
+
+    for name in upkeep.modules():
+        verbs.add_parser(name, help=f"work on the cache folder; what it says is JSON (`mlc-jit {name}` shows it)")
+    if given[:1] and given[0] in upkeep.modules():
+        _log_to(None, level=logging.WARNING)
+        return upkeep.main(given[0], given[1:])
+    arguments = parser.parse_args(given)
     if arguments.verb == "once":
         _log_to(None, level=logging.WARNING)
         from mlc_jitd import once  # noqa: PLC0415

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -13,6 +14,17 @@ from mlc_jit.errors import DaemonUnavailableError, JitError, PolicyError, Reques
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+VERBS = (
+    "compile_",
+    "status",
+    "list_",
+    "log",
+    "cancel",
+    "stop",
+    "doctor",
+)
+"""The modules here that are verbs, in the order of the help."""
 
 EXIT_CODES = """\
 exit codes; of several models, the first that holds in the order 1, 2, 4, 3:
@@ -45,8 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from mlc_jit.cli import cancel, compile_, doctor, list_, log, status, stop  # noqa: PLC0415 - one import cycle less
-
     parser = argparse.ArgumentParser(
         prog="mlc-jit",
         description="Compile MLC-LLM model libraries through this host's mlc-jitd, and look after it.",
@@ -55,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlc-jit {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (compile_, status, list_, log, cancel, stop, doctor):
-        module.add(verbs)
+    for name in VERBS:
+        importlib.import_module(f"{__name__}.{name}").add(verbs)
     return parser
 
 
