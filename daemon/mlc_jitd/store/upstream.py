@@ -1,0 +1,399 @@
+"""Copies of entries under the names at which upstream's own ``jit()`` looks, and files that upstream itself left.
+
+::
+
+    model_lib/<md5>.<suffix>             upstream's library, or a copy of ours: an inode of its own
+    model_lib/.upstream/<md5>.json       the copy is ours: of which entry, and what the file looked like
+    model_lib/.upstream/.lock            held while copies are made or removed
+
+Upstream moves files over that name with ``shutil.move``, which may write into the inode that is there: so a copy never
+shares its inode with an artifact. A file whose inode, size or time of modification is not what we wrote is not ours,
+and is left alone. What belongs here: these names. Not: what a request's md5 is (``identity``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+import stat
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from mlc_jitd.store.access import distrust
+from mlc_jitd.store.files import DamagedError, ForeignError, read, write_durably
+from mlc_jitd.store.layout import SUFFIXES
+from mlc_jitd.store.staging import free_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mlc_jitd.store.entry import Entry
+    from mlc_jitd.store.layout import Layout
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+MODE = 0o644
+RESERVE_BYTES = 320 << 20
+"""Left free: what a build is promised (256 MiB) and what builds leave."""
+
+LOCK_SECONDS = 30.0
+MAX_RECORD_BYTES = 64 << 10
+
+_NAME = re.compile(rf"([0-9a-f]{{32}})\.({'|'.join(sorted(SUFFIXES))})", re.ASCII)
+_RECORD = re.compile(r"([0-9a-f]{32})\.json", re.ASCII)
+_FICLONE = 0x40049409
+
+Mark = tuple[int, int, int]
+"""(inode, size, mtime_ns) of a file that we wrote. A link changes the ctime, and a reboot may change the device."""
+
+Placed = Literal["placed", "there", "another-entry", "another-toolchain", "not-ours", "no-room", "busy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A copy of an entry under upstream's name, as its record says it.
+
+    Attributes:
+        md5: Upstream's name, without the suffix.
+        key: The entry that it is a copy of.
+        artifact: File name of the artifact that was copied.
+        toolchain: Fingerprint of the toolchain that made it.
+        versions: The same for people.
+        made: What the file looked like when we made it; two while it is being renewed.
+        created: Unix time.
+    """
+
+    md5: str
+    suffix: str
+    key: str
+    artifact: str
+    sha256: str
+    size: int
+    toolchain: str
+    versions: str = ""
+    made: tuple[Mark, ...] = ()
+    created: float = 0.0
+    format: int = FORMAT
+
+    @property
+    def name(self) -> str:
+        """The copy's file name in ``model_lib``."""
+        return f"{self.md5}.{self.suffix}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A file under one of upstream's names.
+
+    Attributes:
+        path: Where it is.
+        modified: Unix time of its last modification.
+        uid: Whose it is.
+        copy: Its record, where it is a copy of ours and still as we made it.
+        doubt: Why it can't be handed out (others may write it, it is a link, …), or an empty text.
+        remedy: What to do about that.
+    """
+
+    path: Path
+    md5: str
+    suffix: str
+    size: int
+    modified: float
+    uid: int
+    copy: Copy | None = None
+    doubt: str = ""
+    remedy: str = ""
+
+
+class UpstreamNames:
+    """The files under upstream's names in one home. From any thread, and beside other processes.
+
+    Args:
+        layout: Where things lie.
+        free: Free bytes on the file system of a path.
+        clock: Unix time.
+    """
+
+    def __init__(
+        self, layout: Layout, *, free: Callable[[Path], int] = free_bytes, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._library = layout.library
+        self._folder = layout.library / ".upstream"
+        self._free = free
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._seen = -1
+        self._by_key: dict[str, set[str]] = {}
+
+    # --- for the collector ------------------------------------------------------------------------------------------
+
+    def names(self) -> list[Copy]:
+        """Every copy that is still as we made it; its bytes count to the entry of its key. Raises nothing."""
+        found = (self._record(md5) for md5 in self._records())
+        return [copy for copy in found if copy is not None and self._mark(copy.name) in copy.made]
+
+    def remove(self, key: str) -> int:
+        """Remove the copies of an entry that is being collected; files that are not ours any more stay.
+
+        Args:
+            key: 64 hex digits. Its manifest has been taken away before, so that no copy is made anew.
+
+        Returns:
+            Bytes that were removed.
+
+        Raises:
+            OSError: A copy can't be removed.
+        """
+        removed = 0
+        if not self._folder.is_dir():
+            return 0
+        with self._locked() as locked:
+            if not locked:
+                raise TimeoutError(errno.ETIMEDOUT, "another process makes copies for upstream", str(self._folder))
+            for md5 in self._of_key(key):
+                removed += self._unlink(md5, key)
+            self._seen = self._changed()
+        return removed
+
+    def orphans(self) -> set[str]:
+        """Keys of copies whose entry is gone: a crash of the collector, or somebody's ``rm``. For ``remove``."""
+        return {copy.key for copy in self.names() if not os.path.lexists(self._library / f"{copy.key}.json")}
+
+    # --- making -----------------------------------------------------------------------------------------------------
+
+    def place(self, md5: str, suffix: str, entry: Entry) -> Placed:
+        """Put a copy of an entry's artifact under an upstream name, where nobody else's file is.
+
+        A name that is there is written anew only for the same entry (after a ``REDO``). Two entries can have one name,
+        since upstream's md5 knows less than a key: then the first one keeps it, as with upstream alone.
+
+        Returns:
+            ``placed``; ``there``: it was; ``another-entry``, ``another-toolchain``: it is a copy of that;
+            ``not-ours``: somebody else's file has the name; ``no-room``, ``busy``: nothing was done.
+
+        Raises:
+            OSError: The file system refused; the name is what it was.
+        """
+        name = f"{md5}.{suffix}"
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"{name[:80]!r} is no name of upstream's")
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        doubt = distrust(self._folder.lstat(), self._folder)
+        if doubt:
+            raise PermissionError(errno.EPERM, doubt[0], str(self._folder))
+        with self._locked() as locked:
+            if not locked:
+                return "busy"
+            self._of_key(entry.key)
+            placed = self._place(md5, suffix, entry)
+            self._seen = self._changed()
+        return placed
+
+    def _place(self, md5: str, suffix: str, entry: Entry) -> Placed:
+        manifest = entry.manifest
+        fingerprint = manifest.toolchain.fingerprint
+        name = f"{md5}.{suffix}"
+        mark, before = self._mark(name), self._record(md5)
+        if mark is not None:
+            if before is None or mark not in before.made:
+                return "not-ours"
+            if before.toolchain != fingerprint:
+                return "another-toolchain"
+            if before.key != entry.key:
+                return "another-entry"
+            if before.artifact == manifest.artifact:
+                return "there"
+        if self._free(self._library) < manifest.size + RESERVE_BYTES:
+            return "no-room"
+        os.lstat(entry.manifest_path)  # gone: it is being collected, and `remove` may have been here
+        draft = self._folder / ".copy"
+        draft.unlink(missing_ok=True)  # never written into: after a crash it may be the library's second name
+        try:
+            made = _copy(self._library / manifest.artifact, draft, manifest.sha256)
+            record = Copy(
+                md5=md5,
+                suffix=suffix,
+                key=entry.key,
+                artifact=manifest.artifact,
+                sha256=manifest.sha256,
+                size=manifest.size,
+                toolchain=fingerprint,
+                versions=", ".join(f"{package} {version}" for package, version in manifest.toolchain.versions.items()),
+                made=(made,) if mark is None else (made, mark),
+                created=self._clock(),
+            )
+            self._write(record)  # first: a copy without a record would be nobody's for ever
+            self._by_key.setdefault(entry.key, set()).add(md5)
+            if mark is None:
+                try:
+                    os.link(draft, self._library / name)  # a rename would replace what came there meanwhile
+                except FileExistsError:
+                    (self._folder / f"{md5}.json").unlink()
+                    return "not-ours"
+            else:
+                draft.rename(self._library / name)
+                self._write(dataclasses.replace(record, made=(made,)))
+        finally:
+            draft.unlink(missing_ok=True)
+        return "placed"
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def look(self, md5: str, suffix: str) -> Left | None:
+        """What is under one of upstream's names, or ``None``."""
+        path = self._library / f"{md5}.{suffix}"
+        try:
+            status = path.lstat()
+        except OSError:
+            return None
+        doubt, remedy = _doubt(status, path)
+        copy = self._record(md5)
+        if copy is not None and (copy.suffix != suffix or _mark(status) not in copy.made):
+            copy = None
+        return Left(
+            path=path,
+            md5=md5,
+            suffix=suffix,
+            size=status.st_size,
+            modified=status.st_mtime,
+            uid=status.st_uid,
+            copy=copy,
+            doubt=doubt,
+            remedy=remedy,
+        )
+
+    def left(self) -> Iterator[Left]:
+        """Everything under upstream's names, newest first."""
+        found = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._library) as entries:
+            matches = [match for entry in entries if (match := _NAME.fullmatch(entry.name))]
+            found = [left for match in matches if (left := self.look(match[1], match[2])) is not None]
+        yield from sorted(found, key=lambda each: -each.modified)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[bool]:
+        lock = FileLock(self._folder / ".lock", mode=0o600, thread_local=False, fallback_to_soft=False)
+        with self._mutex:
+            try:
+                lock.acquire(timeout=LOCK_SECONDS)
+            except Timeout:
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                lock.release()
+
+    def _of_key(self, key: str) -> list[str]:
+        """The names of an entry's copies. Everybody who changes the folder holds the lock, so its time tells all."""
+        if self._changed() != self._seen:
+            self._by_key = {}
+            for md5 in self._records():
+                copy = self._record(md5)
+                if copy is not None:
+                    self._by_key.setdefault(copy.key, set()).add(md5)
+        return sorted(self._by_key.get(key, ()))
+
+    def _changed(self) -> int:
+        return self._folder.stat().st_mtime_ns
+
+    def _unlink(self, md5: str, key: str) -> int:
+        copy = self._record(md5)
+        size = 0
+        if copy is not None and copy.key == key:
+            if self._mark(copy.name) in copy.made:
+                (self._library / copy.name).unlink()
+                size = copy.size
+            (self._folder / f"{md5}.json").unlink(missing_ok=True)
+        self._by_key[key].discard(md5)
+        return size
+
+    def _records(self) -> list[str]:
+        try:
+            return sorted(match[1] for name in os.listdir(self._folder) if (match := _RECORD.fullmatch(name)))  # noqa: PTH208 - a thousand names
+        except OSError:
+            return []
+
+    def _record(self, md5: str) -> Copy | None:
+        try:
+            payload, _ = read(self._folder / f"{md5}.json", MAX_RECORD_BYTES)
+            copy = msgspec.json.decode(payload, type=Copy)
+        except (OSError, DamagedError, ForeignError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        if copy.format != FORMAT or copy.md5 != md5 or _NAME.fullmatch(copy.name) is None:
+            return None
+        return copy
+
+    def _write(self, copy: Copy) -> None:
+        draft = self._folder / ".record"
+        draft.unlink(missing_ok=True)
+        write_durably(draft, msgspec.json.format(msgspec.json.encode(copy), indent=1) + b"\n", 0o600)
+        draft.rename(self._folder / f"{copy.md5}.json")
+
+    def _mark(self, name: str) -> Mark | None:
+        try:
+            return _mark((self._library / name).lstat())
+        except OSError:
+            return None
+
+
+def _mark(status: os.stat_result) -> Mark:
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _doubt(status: os.stat_result, path: Path) -> tuple[str, str]:
+    """Why a file of upstream's can't be handed out, and what to do; empty texts where it can."""
+    if not stat.S_ISREG(status.st_mode):
+        return f"{path} is no regular file", ""
+    if status.st_uid != os.geteuid():
+        return f"{path} belongs to another user (uid {status.st_uid})", ""
+    if not status.st_size:
+        return f"{path} is empty", f"Remove it: rm {path}"
+    return distrust(status, path) or ("", "")
+
+
+def _copy(source: Path, target: Path, sha256: str) -> Mark:
+    """A new file with an artifact's content: shared blocks where the file system can, else copied; on the disk.
+
+    Raises:
+        OSError: It can't be made, or the artifact is not what its manifest says.
+    """
+    with source.open("rb") as origin, target.open("xb") as copy:
+        if not _cloned(copy.fileno(), origin.fileno()):
+            shutil.copyfileobj(origin, copy, 1 << 20)
+        copy.flush()
+        os.fchmod(copy.fileno(), MODE)
+        os.fsync(copy.fileno())
+        mark = _mark(os.fstat(copy.fileno()))
+    with target.open("rb") as copy:
+        if hashlib.file_digest(copy, "sha256").hexdigest() != sha256:
+            raise OSError(errno.EIO, "the copy does not have the artifact's content", str(source))
+    return mark
+
+
+def _cloned(target: int, source: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    import fcntl  # noqa: PLC0415
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
