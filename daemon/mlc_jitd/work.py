@@ -52,6 +52,10 @@ STAGING_BYTES = 256 << 20
 """Room that a build is promised on the cache's disk: the library, its objects and temporary files."""
 
 LOGS_KEPT = 256
+
+CONFIG_KEPT_BYTES = 128 << 10
+"""A longer config is not kept beside its library; real ones have 2 to 5 KB."""
+
 LOCK_SLICE_SECONDS = 0.5
 FROZEN_SECONDS = 10.0
 """How long the holder of a key's lock may be stopped until nobody waits for it any more."""
@@ -370,4 +374,10 @@ def _about(
             stages=stages,
         ),
         degraded=degraded,
+        config=_kept(identity.job.config),
     )
+
+
+def _kept(config: bytes) -> str:
+    """A config as a manifest keeps it, which has a bound of its own."""
+    return "" if len(config) > CONFIG_KEPT_BYTES else config.decode()

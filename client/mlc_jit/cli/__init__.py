@@ -23,6 +23,8 @@ VERBS = (
     "cancel",
     "stop",
     "doctor",
+    "verify",
+    "quarantine",
 )
 """The modules here that are verbs, in the order of the help."""
 

@@ -6,21 +6,21 @@ import fcntl
 import os
 import stat
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc_jitd.doctor.finding import Finding, problem, size
 from mlc_jitd.store.access import distrust
+from mlc_jitd.store.filesystem import VOLATILE, file_system, is_network
 from mlc_jitd.store.layout import Layout, key_of_artifact
+from mlc_jitd.store.staging import abandoned
 from mlc_jitd.work import STAGING_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from mlc_jitd.doctor.finding import Patient
 
-NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "fuse", "glusterfs", "gpfs", "lustre", "nfs", "smb")
-VOLATILE = ("tmpfs", "ramfs")
 ROOMY_BYTES = 1 << 30
 
 
@@ -62,7 +62,7 @@ def home(patient: Patient) -> Iterator[Finding]:
         )
         return
     follows, remedy = "", ""
-    if kind.startswith(NETWORK):
+    if is_network(kind):
         follows = "locks are as good as the file system's flock; artifacts load over the network"
         remedy = "Set MLC_LLM_HOME to a folder on a local disk, one for each host."
     elif kind in VOLATILE:
@@ -173,7 +173,7 @@ def runtime(patient: Patient) -> Iterator[Finding]:
             remedy=remedy,
             facts=facts,
         )
-    elif kind.startswith(NETWORK):
+    elif is_network(kind):
         yield Finding(
             check="runtime",
             level="note",
@@ -191,7 +191,7 @@ def leftovers(patient: Patient) -> Iterator[Finding]:
     if patient.places is None:
         return
     layout = Layout.of(patient.places.home)
-    staging = [path for path in _names(layout.staging) if path.suffix != ".lock" and not _held(path)]
+    staging = abandoned(layout.staging)
     artifacts = [(path, key) for path in _names(layout.library) if (key := key_of_artifact(path.name))]
     orphans = [path for path, key in artifacts if not layout.manifest(key).exists()]
     damaged = _names(layout.quarantine)
@@ -221,37 +221,3 @@ def _names(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
-
-
-def _held(staging: Path) -> bool:
-    """Whether the owner of a staging folder lives."""
-    try:
-        fd = os.open(staging.with_name(f"{staging.name}.lock"), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
-def file_system(path: Path) -> str:
-    """The type of the file system that a path is, or would be, on; empty where that can't be told."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-        real = path.resolve()
-    except OSError:
-        return ""
-    best, kind = -1, ""
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        fields = before.split()
-        if len(fields) < 5 or not after:  # noqa: PLR2004 - proc_pid_mountinfo(5)
-            continue
-        point = Path(fields[4].encode().decode("unicode_escape"))
-        if real.is_relative_to(point) and len(point.parts) >= best:
-            best, kind = len(point.parts), after.split()[0]
-    return kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlc_jitd.store.entry import Entry, Found, Missing, MissingReason, Totals
-from mlc_jitd.store.layout import SUFFIXES, Layout
+from mlc_jitd.store.layout import SUFFIXES, Layout, key_of_artifact, key_of_manifest
 from mlc_jitd.store.locks import KeyLock
 from mlc_jitd.store.manifest import About, CompileRecord, Manifest, ModelRecord, PartRecord, ToolchainRecord
 from mlc_jitd.store.store import Store
@@ -26,4 +26,6 @@ __all__ = [
     "SweepReport",
     "ToolchainRecord",
     "Totals",
+    "key_of_artifact",
+    "key_of_manifest",
 ]

@@ -220,7 +220,7 @@ class Finder:
 
     def _set_aside(self, key: str, why: str, files: tuple[tuple[Path, Stamp], ...]) -> str:
         if not self._writable():
-            return "left in place: the folder can't be written"
+            return "left in place: it is only read here"
         if self._locks.held(key):
             return self.move(key, why, files)
         lock = self._locks.lock(key)

@@ -89,6 +89,7 @@ class About:
         system_lib_prefix: What ``JITResult`` carries.
         device: The device text of the request.
         degraded: What the compiler fell back from; empty for a full library.
+        config: ``mlc-chat-config.json`` as the compiler got it, to compile the same again; empty where it is not known.
     """
 
     suffix: str
@@ -100,6 +101,7 @@ class About:
     device: str = ""
     compile: CompileRecord = field(default_factory=CompileRecord)
     degraded: tuple[str, ...] = ()
+    config: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

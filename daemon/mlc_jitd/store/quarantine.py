@@ -5,11 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlc_jitd.store.files import ChangedError, Stamp, stamp_of, sync_folder, write_durably
+import msgspec
+
+from mlc_jitd.store.files import (
+    ChangedError,
+    DamagedError,
+    ForeignError,
+    Stamp,
+    read,
+    stamp_of,
+    sync_folder,
+    write_durably,
+)
 from mlc_jitd.store.staging import remove_tree
 
 if TYPE_CHECKING:
@@ -19,6 +32,10 @@ if TYPE_CHECKING:
 
 KEEP = 16
 """How many damaged entries are kept for people to look at; the oldest go first."""
+
+_NOTE = "why.json"
+_NOTE_BYTES = 1 << 20
+_FOLDER = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{16}-[0-9a-f]{8}", re.ASCII)
 
 
 def set_aside(layout: Layout, key: str, why: str, files: tuple[tuple[Path, Stamp], ...], *, now: float) -> Path:
@@ -48,7 +65,7 @@ def set_aside(layout: Layout, key: str, why: str, files: tuple[tuple[Path, Stamp
     folder.mkdir(mode=0o700)
     try:
         note = {"key": key, "why": why, "when": now, "files": [path.name for path, _ in files]}
-        write_durably(folder / "why.json", json.dumps(note, indent=1).encode() + b"\n", 0o600)
+        write_durably(folder / _NOTE, json.dumps(note, indent=1).encode() + b"\n", 0o600)
         _recheck(files)
         first, *others = (path for path, _ in files)
         first.rename(folder / first.name)
@@ -62,6 +79,66 @@ def set_aside(layout: Layout, key: str, why: str, files: tuple[tuple[Path, Stamp
     with contextlib.suppress(OSError):
         sync_folder(layout.library)
     return folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """One damaged entry that was set aside.
+
+    Attributes:
+        name: Of its folder in the quarantine.
+        path: The folder.
+        key: 64 hex digits; empty where its note is gone.
+        why: What was wrong with it.
+        when: Unix time.
+        size: Bytes of its files.
+        files: Their names.
+    """
+
+    name: str
+    path: str
+    key: str
+    why: str
+    when: float
+    size: int
+    files: tuple[str, ...]
+
+
+class _Note(msgspec.Struct):
+    key: str = ""
+    why: str = ""
+    when: float = 0.0
+
+
+def listing(layout: Layout) -> list[Aside]:
+    """What was set aside, newest first; what is no folder of ours is left out."""
+    found = []
+    try:
+        folders = sorted((path for path in layout.quarantine.iterdir() if _FOLDER.fullmatch(path.name)), reverse=True)
+    except OSError:
+        return []
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            found.append(_aside(folder))
+    return found
+
+
+def _aside(folder: Path) -> Aside:
+    files = {path.name: path.lstat().st_size for path in folder.iterdir() if path.name != _NOTE}
+    note = _Note()
+    try:
+        note = msgspec.json.decode(read(folder / _NOTE, _NOTE_BYTES)[0], type=_Note)
+    except (OSError, DamagedError, ForeignError, ChangedError, msgspec.MsgspecError, UnicodeDecodeError):
+        note = _Note(why="its note can't be read", when=folder.lstat().st_mtime)
+    return Aside(
+        name=folder.name,
+        path=str(folder),
+        key=note.key,
+        why=note.why,
+        when=note.when,
+        size=sum(files.values()),
+        files=tuple(sorted(files)),
+    )
 
 
 def _recheck(files: tuple[tuple[Path, Stamp], ...]) -> None:

@@ -7,6 +7,7 @@ so a leftover is known without pids or ages.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
@@ -109,6 +110,29 @@ class Staging:
             found = os.path.lexists(self.root / name)
             swept += _discard(self.root / name, lock) and found
         return swept
+
+
+def abandoned(root: Path) -> list[Path]:
+    """Staging folders whose owner's process has ended. Changes nothing, and waits for nobody."""
+    try:
+        folders = sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name))
+    except OSError:
+        return []
+    return [path for path in folders if not _locked(path.with_name(path.name + _LOCK))]
+
+
+def _locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _lock(path: Path) -> FileLock:

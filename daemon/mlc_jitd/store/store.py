@@ -7,10 +7,12 @@ removes files under the key's lock.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import StoreError, StoreUnwritableError
@@ -29,7 +31,6 @@ from mlc_jitd.store.trouble import translated
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from mlc_jitd.store.manifest import About
 
@@ -208,7 +209,7 @@ class Store:
         Raises:
             StoreError: The folder can't be listed.
         """
-        for key in sorted(key for key in map(key_of_manifest, self._names()) if key):
+        for key in self.keys():
             try:
                 manifest, _ = self._finder.manifest(key)
             except FileNotFoundError:
@@ -217,6 +218,47 @@ class Store:
                 self._count("unreadable-manifests")
                 continue
             yield manifest
+
+    def keys(self) -> list[str]:
+        """The keys that have a manifest, sorted; reads no file.
+
+        Raises:
+            StoreError: The folder can't be listed.
+        """
+        return sorted(key for key in map(key_of_manifest, self._names()) if key)
+
+    def manifest(self, key: str) -> Manifest | None:
+        """The key's manifest, if a good one is there; its artifact is not looked at."""
+        with contextlib.suppress(
+            DamagedError, ForeignError, ChangedError, ManifestInvalidError, ManifestNewerError, OSError
+        ):
+            return self._finder.manifest(check_key(key))[0]
+        return None
+
+    def set_aside(self, entry: Entry, why: str) -> str:
+        """Move an entry to quarantine that somebody else found wrong, if it is still the one that was looked at.
+
+        Args:
+            entry: As ``find`` gave it; the caller holds its key's lock.
+            why: A sentence without its stop.
+
+        Returns:
+            Where it is now, for people.
+
+        Raises:
+            RuntimeError: The key's lock is not held by this process.
+            StoreError: It was replaced meanwhile, or can't be moved.
+        """
+        if not self._locks.held(entry.key):
+            raise RuntimeError(f"set_aside needs the lock of {entry.key}")
+        files = ((Path(entry.manifest_path), entry.manifest_stamp), (Path(entry.path), entry.artifact_stamp))
+        with translated("move a damaged entry", self.layout.library, key=entry.key):
+            try:
+                return self._finder.move(entry.key, why, files)
+            except ChangedError as error:
+                raise StoreError(
+                    f"The entry of {entry.key} was replaced while it was looked at.", reason="restless", key=entry.key
+                ) from error
 
     def totals(self) -> Totals:
         """How many entries there are and what their artifacts take; reads no file."""
