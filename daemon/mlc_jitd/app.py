@@ -57,7 +57,7 @@ def make_work(
     for warning in report.warnings:
         logger.warning("%s", warning)
     return Work(
-        Identifier(store.layout.library / ".identity"),
+        Identifier(store.layout.library / ".identity", resolve_seconds=settings.resolve_seconds),
         store,
         toolchain,
         total=settings.compile_seconds,

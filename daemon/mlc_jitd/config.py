@@ -37,6 +37,7 @@ class Settings:
     drain_seconds: float = _setting(
         60.0, "how long running compiles may go on after SIGTERM or `mlc-jit stop`", least=0
     )
+    resolve_seconds: float = _setting(180.0, "how long a compiler may take to say what a device text means", least=1)
     backoff_seconds: float = _setting(5.0, "how long a failed compile answers with its failure", least=0)
     warm: int = _setting(2, "compilers kept imported between compiles; 0 or `off` for none", least=0)
     warm_idle_seconds: float = _setting(600.0, "how long a compiler that nobody needs is kept imported", least=0)

@@ -165,12 +165,7 @@ class Engine:
         """The server's handler: answers what needs no work at once, and takes the rest in."""
         match message:
             case m.JitRequest():
-                answer = self._answers.recall(message)
-                if answer is None:
-                    self._post(self._asked, peer, message)
-                else:
-                    self._remembered_hits += 1
-                return answer
+                return self._recall(peer, message)
             case m.Hello():
                 return self._overview.welcome(message)
             case m.Leave():
@@ -188,6 +183,17 @@ class Engine:
             case _:
                 return m.Unsupported(id=message.id, asked=message.verb, features=m.FEATURES)
         return None
+
+    def _recall(self, peer: Peer, request: m.JitRequest) -> m.Result | None:
+        answer = self._answers.recall(request)
+        if answer is None:
+            self._post(self._asked, peer, request)
+            return None
+        self._remembered_hits += 1
+        asker = (peer.identity, request.id)
+        if asker in self._asking:  # sent again, and meanwhile the answer is known
+            self._post(self._left, asker, False)
+        return answer
 
     def gone(self, identity: bytes) -> None:
         """A connection that waited is no more."""

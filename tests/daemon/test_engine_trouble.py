@@ -125,6 +125,20 @@ class TestSlowLookUps:
 
         return wait
 
+    def test_a_reminder_that_is_answered_from_memory_ends_the_wait(self, engine, line, gate, monkeypatch):
+        ask(engine)
+        until(lambda: engine._asking)
+        known = m.Result(id=1, path="/lib.so", key="k" * 64)
+        monkeypatch.setattr(engine._answers, "recall", lambda _request: known)
+        assert engine.handle(PEER, m.JitRequest(id=1, config=b"{}", device="cpu", python="python")) is known
+        until(lambda: not engine._asking)
+        gate.set()
+        engine._lookups.shutdown(wait=True)
+        handled = threading.Event()
+        engine.in_turn(handled.set)
+        assert handled.wait(10)
+        assert line.sent == []
+
     def test_who_is_being_looked_up_is_told_when_the_daemon_ends_now(self, engine, line, gate):
         ask(engine)
         engine.drain(now=True)

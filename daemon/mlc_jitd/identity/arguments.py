@@ -10,26 +10,29 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlc_jit.errors import DeviceInvalidError, OverrideInvalidError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-INTEGER_OVERRIDES: tuple[str, ...] = (
-    "context_window_size",
-    "sliding_window_size",
-    "prefill_chunk_size",
-    "attention_sink_size",
-    "max_batch_size",
-    "tensor_parallel_shards",
-    "pipeline_parallel_stages",
-)
-OVERRIDES: tuple[str, ...] = (*INTEGER_OVERRIDES, "disaggregation")
-"""In the order of upstream's ``ModelConfigOverride``, which is the order on the command line."""
+OVERRIDES: dict[str, str] = {
+    "context_window_size": "int",
+    "sliding_window_size": "int",
+    "prefill_chunk_size": "int",
+    "attention_sink_size": "int",
+    "max_batch_size": "int",
+    "tensor_parallel_shards": "int",
+    "pipeline_parallel_stages": "int",
+    "disaggregation": "bool",
+}
+"""Name and type, in the order of upstream's ``ModelConfigOverride``, which is the order on the command line. Where a
+toolchain's own class can be read, that one counts."""
 
 MINUS_ONE_MEANS_ABSENT = frozenset({"context_window_size", "sliding_window_size", "attention_sink_size"})
 
@@ -50,6 +53,8 @@ KNOWN_DEVICES: tuple[str, ...] = (
 
 MAX_DEVICE_LENGTH = 8192
 
+Override = int | bool | float | str
+
 _PREFIX = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _SUFFIX = re.compile(r"[a-zA-Z0-9]{1,16}")
 
@@ -64,29 +69,46 @@ class Overrides:
         given: What ``jit()`` would merge into the model config, -1 included; upstream's md5 needs it.
     """
 
-    values: tuple[tuple[str, int | bool], ...]
+    values: tuple[tuple[str, Override], ...]
     text: str
-    given: tuple[tuple[str, int | bool], ...]
+    given: tuple[tuple[str, Override], ...]
 
 
-def parse_overrides(overrides: Mapping[str, Any]) -> Overrides:
+def parse_overrides(
+    overrides: Mapping[str, Any], known: Mapping[str, str] = OVERRIDES, *, whose: str = "mlc_llm"
+) -> Overrides:
     """Check and normalise the overrides of a request.
+
+    Args:
+        overrides: As given; ``None`` values count as absent.
+        known: Name and type (``int``, ``bool``, ``float``, or another word for text) of each field, in its order.
+        whose: The toolchain that knows these, for the error.
 
     Raises:
         OverrideInvalidError: An unknown name, or a value that upstream's command line would refuse.
     """
     for name, value in overrides.items():
-        if name not in OVERRIDES and value is not None:
+        if name not in known and value is not None:
             raise OverrideInvalidError(
-                f"unknown override {name!r}", remedy=suggest(name, OVERRIDES) or f"Known are: {', '.join(OVERRIDES)}."
+                f"this {whose} knows no override {name[:60]!r}",
+                remedy=suggest(name, known) or f"It knows: {', '.join(known)}.",
             )
-    given: list[tuple[str, int | bool]] = []
-    for name in OVERRIDES:
+    given: list[tuple[str, Override]] = []
+    for name, kind in known.items():
         value = overrides.get(name)
         if value is not None:
-            given.append((name, _boolean(name, value) if name == "disaggregation" else _integer(name, value)))
+            given.append((name, _TYPED.get(kind, _text)(name, value)))
     values = tuple((n, v) for n, v in given if not (n in MINUS_ONE_MEANS_ABSENT and v == -1))
     return Overrides(values, ";".join(f"{n}={v}" for n, v in values), tuple(given))
+
+
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Refuse a bad value of an override that every toolchain has, before any is asked.
+
+    Raises:
+        OverrideInvalidError: As ``parse_overrides``; an unknown name is left to the toolchain.
+    """
+    parse_overrides({name: value for name, value in overrides.items() if name in OVERRIDES})
 
 
 def _integer(name: str, value: object) -> int:
@@ -109,6 +131,34 @@ def _boolean(name: str, value: object) -> bool:
     if text in {"false", "0", "no"}:
         return False
     raise OverrideInvalidError(f"override {name}={value!r} is not a boolean", remedy=f"Give {name} as true or false.")
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise OverrideInvalidError(f"override {name}={value!r} is not a number", remedy=f"Give {name} as a number.")
+
+
+def _text(name: str, value: object) -> str:
+    text = str(value)
+    if not text or any(each in text for each in ";\n\0"):  # `;` ends an override on the compiler's command line
+        raise OverrideInvalidError(
+            f"override {name}={value!r} can't be written on the compiler's command line",
+            remedy=f"Give {name} as text without semicolons and line breaks.",
+        )
+    return text
+
+
+_TYPED: dict[str, Callable[[str, object], Override]] = {
+    "int": _integer,
+    "bool": _boolean,
+    "float": _number,
+}
 
 
 def parse_opt(opt: str) -> str:
@@ -218,6 +268,13 @@ def check_suffix(suffix: str) -> str:
             f"MLC_DSO_SUFFIX={suffix!r} is not a file suffix", remedy="Unset it, or set it to so, dylib or wasm."
         )
     return suffix
+
+
+def upstream_suffix(device: str, wanted: str | None) -> str:
+    """The suffix under which upstream's own ``jit()`` looks for a library."""
+    if device in MOBILE:
+        return "tar"
+    return wanted or ("dylib" if sys.platform == "darwin" else "so")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

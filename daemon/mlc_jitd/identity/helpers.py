@@ -23,6 +23,10 @@ class HelperError(Exception):
     """A helper gave no answer; the text says why in one sentence."""
 
 
+class HelperTimeoutError(HelperError):
+    """It gave none within its time."""
+
+
 def ask(
     python: str, script: Path, question: object, *, env: tuple[tuple[str, str], ...], seconds: float
 ) -> dict[str, Any]:
@@ -36,7 +40,8 @@ def ask(
         seconds: After this the whole process group is killed.
 
     Raises:
-        HelperError: It did not start, took too long, failed, or printed something else.
+        HelperTimeoutError: It took too long.
+        HelperError: It did not start, failed, or printed something else.
     """
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         stdin.write(json.dumps(question).encode())
@@ -56,7 +61,7 @@ def ask(
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired as error:
-            raise HelperError(f"{python} gave no answer within {seconds:g} s") from error
+            raise HelperTimeoutError(f"{python} gave no answer within {seconds:g} s") from error
         finally:
             _end(process)
         if status != 0:

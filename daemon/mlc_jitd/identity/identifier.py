@@ -7,7 +7,7 @@ target resolved, then the host's tools looked up. What does not belong here: any
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mlc_jit.errors import ConfigInvalidError
@@ -110,6 +110,7 @@ class Identifier:
         check_interpreter(request.python)
         facts = self._toolchains.find(request.python, request.toolchain, dict(asked.environment))
         _check_known(asked.config, facts)
+        asked = _with_overrides(asked, request, facts)
         gpu = _minds_gpus(asked, facts)
         gpus = (gpu_evidence(),) if rests_on_gpus(asked.device, gpu=gpu) else ()  # taken before they are looked at
         target = self._targets.resolve(facts, asked.device, gpu=gpu, environment=dict(asked.environment))
@@ -118,7 +119,7 @@ class Identifier:
         )
         prefix = asked.prefix
         if prefix is None and asked.device in arguments.MOBILE and facts.name == "mlc_llm":
-            prefix = self._upstream(asked, facts).prefix
+            prefix = self._upstream(asked, facts, (asked.device,))[0].prefix
         return _identity(asked, facts, target, tools, prefix, gpus=gpus)
 
     def recheck(self, identity: Identity) -> bool:
@@ -133,11 +134,20 @@ class Identifier:
         """As ``recheck``, every file at once: before a compile's result is published."""
         return self._checker.holds(*identity.evidence, thoroughly=True)
 
-    def upstream_name(self, request: JitRequest) -> UpstreamName | None:
-        """The name under which upstream's own ``jit()`` would look for this library; slow when not remembered.
+    def edits(self, before: str, now: str) -> tuple[str, ...] | None:
+        """The files that changed between two fingerprints of a toolchain; ``None`` where that was not seen here."""
+        return self._toolchains.edits(before, now)
+
+    def upstream_names(self, request: JitRequest, *devices: str) -> tuple[UpstreamName, ...]:
+        """The names under which upstream's own ``jit()`` would look for this library; slow when not remembered.
+
+        Args:
+            request: What is asked.
+            devices: Further device texts for the same device: upstream takes each for another one.
 
         Returns:
-            ``None`` for a toolchain that upstream does not know.
+            The one for the request's own device text, then the others; empty for a toolchain that upstream does not
+            know.
 
         Raises:
             JitError: As ``identify``.
@@ -145,11 +155,12 @@ class Identifier:
         asked = _check(request)
         facts = self._toolchains.find(request.python, request.toolchain, dict(asked.environment))
         if facts.name != "mlc_llm":
-            return None
+            return ()
         _check_known(asked.config, facts)
-        return self._upstream(asked, facts)
+        texts = tuple(dict.fromkeys((asked.device, *devices)))
+        return self._upstream(_with_overrides(asked, request, facts), facts, texts)
 
-    def _upstream(self, asked: _Asked, facts: ToolchainFacts) -> UpstreamName:
+    def _upstream(self, asked: _Asked, facts: ToolchainFacts, devices: tuple[str, ...]) -> tuple[UpstreamName, ...]:
         question = {
             "config": asked.config.raw.decode(),
             "given": dict(asked.overrides.given),
@@ -157,25 +168,32 @@ class Identifier:
             "opt": asked.opt,
             "prefix": asked.prefix,
         }
-        return self._targets.name(facts, asked.device, question, environment=dict(asked.environment))
+        return self._targets.names(facts, devices, question, environment=dict(asked.environment))
 
 
 def _check(request: JitRequest) -> _Asked:
     config = parse_config(request.config)
-    overrides = arguments.parse_overrides(request.overrides)
+    arguments.check_overrides(request.overrides)
     opt = arguments.parse_opt(request.opt)
     arguments.check_prefix(request.system_lib_prefix)
     arguments.check_device(request.device)
     arguments.check_environment(request.environment)
     return _Asked(
         config=config,
-        overrides=overrides,
+        overrides=arguments.parse_overrides({}),
         opt=opt,
         device=request.device,
         prefix=request.system_lib_prefix,
         suffix=_suffix(request.device, request.environment.get("MLC_DSO_SUFFIX")),
         environment=tuple(sorted(request.environment.items())),
     )
+
+
+def _with_overrides(asked: _Asked, request: JitRequest, facts: ToolchainFacts) -> _Asked:
+    """The overrides too, by the fields that the toolchain's own class has."""
+    known = arguments.OVERRIDES if facts.overrides is None else dict(facts.overrides)
+    found = arguments.parse_overrides(request.overrides, known, whose=facts.name)
+    return replace(asked, overrides=found)
 
 
 def _minds_gpus(asked: _Asked, facts: ToolchainFacts) -> bool:

@@ -93,6 +93,17 @@ def stamps_on_the_way(path: str) -> tuple[Stamp, ...]:
     return (stamp(path), *links.values())
 
 
+def changed_files(before: Evidence, now: Evidence) -> tuple[str, ...]:
+    """The files that are new, gone, or no longer what they were; sorted. What was only touched is among them."""
+    old, new = (_files(evidence) for evidence in (before, now))
+    return tuple(sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)))
+
+
+def _files(evidence: Evidence) -> dict[str, Stat | None]:
+    stamps = (*evidence.always, *evidence.sometimes)
+    return {each.path: each.stat for each in stamps if each.rule == "file"}
+
+
 def rows(stamps: Iterable[Stamp]) -> list[list[Any]]:
     """Stamps as the probe prints them."""
     return [[each.path, each.rule, each.stat and list(each.stat), each.names] for each in stamps]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlc_jit.errors import ConfigInvalidError, DeviceInvalidError, JitError, ToolchainNotFoundError
 from mlc_jit.variables import is_keyed
-from mlc_jitd.identity.arguments import suggest_device
+from mlc_jitd.identity.arguments import suggest_device, upstream_suffix
 from mlc_jitd.identity.canonical import digest
 from mlc_jitd.identity.flight import SingleFlight
 from mlc_jitd.identity.hardware import cpu_identity, gpu_identity
-from mlc_jitd.identity.helpers import HelperError, ask
+from mlc_jitd.identity.helpers import HelperError, HelperTimeoutError, ask
 from mlc_jitd.toolchains import compiler_environment, resolver
 
 if TYPE_CHECKING:
@@ -65,11 +65,15 @@ class UpstreamName:
     """What upstream's ``jit()`` would call a request's library.
 
     Attributes:
+        device: The device text that it is for: upstream hashes the text.
         md5: The file's stem in ``model_lib``.
+        suffix: Its suffix, by upstream's rule.
         prefix: The system library prefix in its result.
     """
 
+    device: str
     md5: str
+    suffix: str
     prefix: str | None
 
 
@@ -124,34 +128,45 @@ class TargetResolver:
         self._memory.put("target", question, answer)
         return found
 
-    def name(
-        self, facts: ToolchainFacts, device: str, request: dict[str, Any], *, environment: Mapping[str, str]
-    ) -> UpstreamName:
-        """Upstream's name for a request.
+    def names(
+        self,
+        facts: ToolchainFacts,
+        devices: tuple[str, ...],
+        request: dict[str, Any],
+        *,
+        environment: Mapping[str, str],
+    ) -> tuple[UpstreamName, ...]:
+        """Upstream's names for a request, one for each device text.
 
         Args:
             facts: An ``mlc_llm`` toolchain.
-            device: As the client gave it: upstream hashes the text.
+            devices: As the client gave it, and as others may: upstream hashes the text.
             request: ``config`` (text), ``given``, ``overrides``, ``opt``, ``prefix``.
             environment: The client's keyed and passed variables.
 
         Raises:
             ConfigInvalidError: The toolchain's own classes refuse the config.
         """
-        question = [facts.fingerprint, device, request, _relevant(environment)]
+        about = [facts.fingerprint, request, _relevant(environment)]
 
-        def find() -> UpstreamName:
-            answer = self._memory.get("name", digest(question))
-            known = _name(answer)
-            if known is None:
-                answer = self._ask(facts, {"device": device, "resolve": False, "name": request}, environment)
-                known = _name(answer)
-                if known is None:
-                    raise JitError(f"{facts.name} gave no name for this request")
-                self._memory.put("name", digest(question), answer)
-            return known
+        def named(device: str, answer: Any) -> UpstreamName | None:
+            return _name(device, upstream_suffix(device, environment.get("MLC_DSO_SUFFIX")), answer)
 
-        return self._flight.do(digest(question), find)
+        def find() -> tuple[UpstreamName, ...]:
+            found = {device: named(device, self._memory.get("name", digest([device, *about]))) for device in devices}
+            unknown = [device for device, name in found.items() if name is None]
+            if unknown:
+                question = {"device": unknown[0], "devices": unknown, "resolve": False, "name": request}
+                answer = self._ask(facts, question, environment).get("upstream")
+                for device in unknown:
+                    plain = answer.get(device) if isinstance(answer, dict) else None
+                    found[device] = named(device, plain)
+                    if found[device] is None:
+                        raise JitError(f"{facts.name} gave no name for this request")
+                    self._memory.put("name", digest([device, *about]), plain)
+            return tuple(name for name in found.values() if name is not None)
+
+        return self._flight.do(digest([devices, *about]), find)
 
     def _ask(self, facts: ToolchainFacts, question: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
         device = question["device"]
@@ -159,6 +174,16 @@ class TargetResolver:
             env = compiler_environment(tuple(environment.items()), scratch=Path(scratch), cores=1, own=os.environ)
             try:
                 answer = ask(facts.python, resolver(facts.name), question, env=env, seconds=self._seconds)
+            except HelperTimeoutError as error:
+                raise JitError(
+                    f"{facts.name} was asked about the device {device!r}, but {error}.",
+                    remedy=(
+                        "The request may well be right: ask again when the host is less busy, or raise "
+                        "MLC_JITD_RESOLVE_SECONDS for the daemon. What hangs on an idle host too is the import or a "
+                        f"GPU driver: `{facts.python} -c 'import {facts.name}'`."
+                    ),
+                    reason="resolve-timed-out",
+                ) from error
             except HelperError as error:
                 raise DeviceInvalidError(
                     f"{facts.name} could not resolve the device {device!r}: {error}",
@@ -208,9 +233,11 @@ def _target(answer: Any) -> ResolvedTarget | None:
     return ResolvedTarget(target, text, preset, local, kind, facts)
 
 
-def _name(answer: Any) -> UpstreamName | None:
+def _name(device: str, suffix: str, answer: Any) -> UpstreamName | None:
     try:
-        md5, prefix = answer["upstream"]["md5"], answer["upstream"]["prefix"]
+        md5, prefix = answer["md5"], answer["prefix"]
     except (KeyError, TypeError):
         return None
-    return UpstreamName(md5, prefix) if isinstance(md5, str) and isinstance(prefix, str | None) else None
+    return (
+        UpstreamName(device, md5, suffix, prefix) if isinstance(md5, str) and isinstance(prefix, str | None) else None
+    )

@@ -7,17 +7,26 @@ prove it. What does not belong here: targets, and how a compiler is asked.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlc_jit.errors import ToolchainNotFoundError
+from mlc_jit.errors import JitError, ToolchainNotFoundError
 from mlc_jitd.identity.canonical import digest
 from mlc_jitd.identity.flight import SingleFlight
-from mlc_jitd.identity.helpers import HelperError, ask
-from mlc_jitd.identity.stamps import Checker, Evidence, Stamp, evidence_from, rows, stamps_on_the_way
+from mlc_jitd.identity.helpers import HelperError, HelperTimeoutError, ask
+from mlc_jitd.identity.stamps import (
+    Checker,
+    Evidence,
+    Stamp,
+    changed_files,
+    evidence_from,
+    rows,
+    stamps_on_the_way,
+)
 from mlc_jitd.toolchains import own_sources
 from mlc_jitd.toolchains.base import OWN_VARIABLES
 from mlc_jitd.toolchains.inside import probe
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
 
 PROBE = Path(probe.__file__)
 PROBE_SECONDS = 60.0
+MOST_EDITS = 100
+"""Changed files that are kept by name; an upgrade changes them all."""
 
 PROBE_VARIABLES: tuple[str, ...] = (
     "CONDA_PREFIX",
@@ -73,6 +84,7 @@ class ToolchainFacts:
         evidence: Files whose stat proves that it is still so.
         model_types: Those that it knows, where its sources say so plainly.
         quantizations: Likewise.
+        overrides: Name and type of each override that it knows, in its order; likewise.
     """
 
     name: str
@@ -83,6 +95,7 @@ class ToolchainFacts:
     evidence: tuple[Evidence, ...] = field(compare=False, repr=False)
     model_types: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     quantizations: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+    overrides: tuple[tuple[str, str], ...] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,7 @@ class ToolchainFinder:
         return self._flight.do(name, lambda: self._probe(python, question, env))
 
     def _probe(self, python: str, question: list[Any], env: dict[str, str]) -> _Probed:
-        probed = _read(self._memory.get("probe", question))
+        before = probed = _read(self._memory.get("probe", question))
         if probed is None or not self._checker.holds(probed.evidence, thoroughly=True):
             answer = self._look(python, env)
             probed = _read(answer)
@@ -162,11 +175,26 @@ class ToolchainFinder:
                     f"{python} did not answer like a Python interpreter", remedy=WHEELS.format(python=python)
                 )
             self._memory.put("probe", question, answer)
+            if before is not None:
+                self._note_edits(before, probed)
         with self._lock:
             if len(self._known) > 256:  # noqa: PLR2004 - a bound
                 self._known.clear()
             self._known[digest(question)] = probed
         return probed
+
+    def edits(self, before: str, now: str) -> tuple[str, ...] | None:
+        """The files that changed between two fingerprints of a toolchain; ``None`` where that was not seen here."""
+        known = self._memory.get("edits", [before, now])
+        return tuple(map(str, known)) if isinstance(known, list) else None
+
+    def _note_edits(self, before: _Probed, now: _Probed) -> None:
+        """Keep which files were changed: a fingerprint holds digests of whole packages, and people ask for the file."""
+        files = changed_files(before.evidence, now.evidence)
+        for name in PARTS_OF if files else ():
+            old, new = (_fingerprint(name, probed) for probed in (before, now))
+            if old is not None and new is not None and old != new:
+                self._memory.put("edits", [old, new], list(files[:MOST_EDITS]))
 
     def _look(self, python: str, env: dict[str, str]) -> dict[str, Any]:
         """What an interpreter says of itself, with the stamps of the way to it, and as ``run`` the one to compile with.
@@ -192,6 +220,12 @@ class ToolchainFinder:
     def _ask(self, python: str, env: dict[str, str]) -> dict[str, Any]:
         try:
             return ask(python, PROBE, None, env=tuple(sorted(env.items())), seconds=self._seconds)
+        except HelperTimeoutError as error:
+            raise JitError(
+                f"The compiler can't be looked at: {error}.",
+                remedy="Ask again when the host is less busy; `mlc-jit doctor` shows what it is short of.",
+                reason="probe-timed-out",
+            ) from error
         except HelperError as error:
             raise ToolchainNotFoundError(
                 f"the interpreter can't be asked for its compiler: {error}",
@@ -236,6 +270,9 @@ def _read(answer: Any) -> _Probed | None:
             return None
         if not isinstance(answer["run"], str):
             return None
+        known = answer["overrides"]  # a version before this one did not ask: ask again
+        if known is not None and not all(isinstance(text, str) for each in known for text in each):
+            return None
         for name in probe.PACKAGES:
             found = answer["packages"][name]
             if found is not None and not (isinstance(found["version"], str) and isinstance(found["build"], str)):
@@ -243,6 +280,12 @@ def _read(answer: Any) -> _Probed | None:
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return _Probed({name: value for name, value in answer.items() if name != "stamps"}, evidence)
+
+
+def _fingerprint(name: str, probed: _Probed) -> str | None:
+    if probed.answer["packages"].get(name) is None or probed.answer["packages"].get("tvm") is None:
+        return None
+    return _facts(name, "", probed).fingerprint
 
 
 def _facts(name: str, python: str, probed: _Probed) -> ToolchainFacts:
@@ -268,7 +311,19 @@ def _facts(name: str, python: str, probed: _Probed) -> ToolchainFacts:
         evidence=(probed.evidence, evidence_from(own_evidence)),
         model_types=tuple(types) if types else None,
         quantizations=tuple(quantizations) if quantizations else None,
+        overrides=_overrides(answer["overrides"]) if name == "mlc_llm" else None,
     )
+
+
+def _overrides(fields: list[list[str]] | None) -> tuple[tuple[str, str], ...] | None:
+    """Name and type; of ``Optional[int]`` and ``int | None`` the ``int``."""
+    if not fields:
+        return None
+    found = []
+    for field_name, annotation in fields:
+        words = set(re.findall(r"\w+", annotation))
+        found.append((field_name, next((word for word in ("bool", "int", "float") if word in words), "str")))
+    return tuple(found)
 
 
 def _missing(python: str, choice: str, answer: dict[str, Any]) -> ToolchainNotFoundError:

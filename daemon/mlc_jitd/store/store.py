@@ -102,11 +102,6 @@ class Store:
         self._count("swept-artifacts", report.artifacts)
         return report
 
-    @property
-    def refusal(self) -> StoreError | None:
-        """Why entries can't be added, or ``None`` when they can."""
-        return self._refusal
-
     # --- finding ----------------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> Found | Missing:

@@ -76,8 +76,7 @@ def test_upstreams_own_names(
     prefix: str | None,
 ) -> None:
     request = real(device=device, overrides=overrides, opt=opt, system_lib_prefix=given)
-    name = real_identifier.upstream_name(request)
-    assert name is not None
+    (name,) = real_identifier.upstream_names(request)
     assert (name.md5, name.prefix) == (md5, prefix)
 
 

@@ -65,9 +65,6 @@ def test_a_bad_config(deaf: Identifier, ask: Callable[..., JitRequest], raw: byt
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"max_batch": 8}, "'max_batch'"),
-        ({"zzz": 8}, "'zzz'"),
-        ({"opt": "O3"}, "'opt'"),
         ({"max_batch_size": 8.0}, "not an integer"),
         ({"max_batch_size": True}, "not an integer"),
         ({"max_batch_size": "8;prefill_chunk_size=4"}, "not an integer"),
@@ -83,10 +80,61 @@ def test_a_bad_override(deaf: Identifier, ask: Callable[..., JitRequest], overri
     assert caught.value.remedy
 
 
-def test_an_unknown_override_names_the_nearest_known_one() -> None:
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("context_windows_size", "'context_window_size'"), ("zzz", "It knows"), ("max_batch", "'max_batch_size'")],
+)
+def test_an_unknown_override_is_the_toolchains_to_refuse(
+    identifier: Identifier, ask: Callable[..., JitRequest], name: str, remedy: str
+) -> None:
+    with pytest.raises(OverrideInvalidError, match=f"'{name}'") as caught:
+        identifier.identify(ask(overrides={name: 8}))
+    assert remedy in caught.value.remedy
+
+
+NEWER = """
+import dataclasses
+from typing import Optional
+
+
+@dataclasses.dataclass
+class ModelConfigOverride(object):
+    context_window_size: Optional[int] = None
+    draft_tokens: int | None = None
+    rope_scale: Optional[float] = None
+    kv_state: Optional[str] = None
+    spread: Optional[bool] = None
+"""
+
+
+@pytest.fixture
+def newer(double: Any, tmp_path: Path) -> Path:
+    """A toolchain whose own class has other fields than those that we know."""
+    site: Path = double.install(tmp_path / "newer")
+    flags = site / "mlc_llm" / "interface" / "compiler_flags.py"
+    flags.write_text(flags.read_text() + NEWER)
+    return site
+
+
+def test_the_toolchains_own_class_says_which_overrides_there_are(
+    identifier: Identifier, ask: Callable[..., JitRequest], newer: Path
+) -> None:
+    given = {"spread": "yes", "draft_tokens": "4", "context_window_size": 64, "rope_scale": 2, "kv_state": "hybrid"}
+    found = identifier.identify(ask(overrides=given, env={"PYTHONPATH": str(newer)}))
+    text = "context_window_size=64;draft_tokens=4;rope_scale=2.0;kv_state=hybrid;spread=True"
+    assert found.job.overrides == text
+    for bad, said in (
+        ({"max_batch_size": 8}, "no override 'max_batch_size'"),
+        ({"draft_tokens": "many"}, "not an integer"),
+        ({"rope_scale": "nan"}, "not a number"),
+        ({"kv_state": "a;b=1"}, "command line"),
+    ):
+        with pytest.raises(OverrideInvalidError, match=said) as caught:
+            identifier.identify(ask(overrides=bad, env={"PYTHONPATH": str(newer)}))
+        assert caught.value.remedy
     with pytest.raises(OverrideInvalidError) as caught:
-        parse_overrides({"context_windows_size": 8})
-    assert "'context_window_size'" in caught.value.remedy
+        identifier.identify(ask(overrides={"draft_token": 4}, env={"PYTHONPATH": str(newer)}))
+    assert "'draft_tokens'" in caught.value.remedy
 
 
 @pytest.mark.parametrize("opt", ["O4", "o2", " O2", "flashinfer", "flashinfer=2", "c=1", "nothing=1", ";", "=1"])
@@ -162,16 +210,25 @@ def test_an_unknown_device_is_the_toolchains_answer(identifier: Identifier, ask:
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("die", "SIGSEGV"), ("exit", "the double does not want to"), ("garbage", "something else"), ("hang", "within")],
+    [("die", "SIGSEGV"), ("exit", "the double does not want to"), ("garbage", "something else")],
 )
-def test_a_resolver_that_fails(
-    tmp_path: Path, identifier: Identifier, ask: Callable[..., JitRequest], how: str, said: str
+def test_a_resolver_that_fails(identifier: Identifier, ask: Callable[..., JitRequest], how: str, said: str) -> None:
+    with pytest.raises(DeviceInvalidError, match=said) as caught:
+        identifier.identify(ask(env={"MLC_DOUBLE_RESOLVE": how}))
+    assert "Traceback" not in str(caught.value)
+    assert identifier.identify(ask()).key  # a failure is not remembered
+
+
+def test_a_resolver_that_hangs_is_no_fault_of_the_request(
+    tmp_path: Path, identifier: Identifier, ask: Callable[..., JitRequest]
 ) -> None:
     short = type(identifier)(tmp_path / "memory", resolve_seconds=1.0)
-    with pytest.raises(DeviceInvalidError, match=said) as caught:
-        short.identify(ask(env={"MLC_DOUBLE_RESOLVE": how}))
-    assert "Traceback" not in str(caught.value)
-    assert short.identify(ask()).key  # a failure is not remembered
+    with pytest.raises(JitError, match="within 1 s") as caught:
+        short.identify(ask(env={"MLC_DOUBLE_RESOLVE": "hang"}))
+    assert not isinstance(caught.value, RequestError)
+    assert caught.value.reason == "resolve-timed-out"
+    assert "MLC_JITD_RESOLVE_SECONDS" in caught.value.remedy
+    assert short.identify(ask()).key
 
 
 def test_a_config_that_its_class_refuses_on_mobile(identifier: Identifier, ask: Callable[..., JitRequest]) -> None:

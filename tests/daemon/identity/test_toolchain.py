@@ -92,8 +92,12 @@ def test_an_edit_in_a_checkout_is_seen_at_once_and_undone_is_the_old_key(
     new = identifier.identify(at(checkout))
     assert new.key != old.key
     assert identifier.recheck(new)
+    fingerprints = old.toolchain.fingerprint, new.toolchain.fingerprint
+    assert identifier.edits(*fingerprints) == (str(source),)
+    assert identifier.edits(*reversed(fingerprints)) is None
     source.write_text(before)
     assert identifier.identify(at(checkout)).key == old.key
+    assert identifier.edits(*reversed(fingerprints)) == (str(source),)
 
 
 @pytest.mark.parametrize("change", ["new file", "deleted", "renamed", "native", "new folder"])

@@ -326,6 +326,22 @@ def dict_keys(path: str, variable: str) -> list[str] | None:
     return None
 
 
+def class_fields(path: str, name: str) -> list[list[str]] | None:
+    """Name and annotation of each field of a dataclass, read without running its module."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            plain = [
+                each for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+            ]
+            return [[each.target.id, ast.unparse(each.annotation)] for each in plain] or None
+    return None
+
+
 def look() -> tuple[dict[str, object], Stamps]:
     """The whole answer, and the stamps that prove it."""
     stamps = Stamps()
@@ -348,7 +364,7 @@ def look() -> tuple[dict[str, object], Stamps]:
             startup[name] = file_digest(path)
     packages = {name: package(name, stamps) for name in PACKAGES}
     compiler = packages["mlc_llm"]
-    models = quantizations = None
+    models = quantizations = overrides = None
     placeholder = False
     if compiler is not None:
         folder = str(compiler["origin"])
@@ -356,6 +372,7 @@ def look() -> tuple[dict[str, object], Stamps]:
         if all(map(os.path.isfile, needed)):
             models = dict_keys(os.path.join(folder, "model", "model.py"), "MODELS")
             quantizations = dict_keys(os.path.join(folder, "quantization", "quantization.py"), "QUANTIZATION")
+            overrides = class_fields(os.path.join(folder, "interface", "compiler_flags.py"), "ModelConfigOverride")
         else:
             placeholder, packages["mlc_llm"] = True, None  # PyPI's empty package of that name
     answer = {
@@ -370,6 +387,7 @@ def look() -> tuple[dict[str, object], Stamps]:
         "startup": startup,
         "model_types": models,
         "quantizations": quantizations,
+        "overrides": overrides,
     }
     return answer, stamps
 

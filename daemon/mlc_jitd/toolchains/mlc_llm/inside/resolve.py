@@ -1,7 +1,8 @@
 """What mlc_llm makes of a device text: run by the toolchain's interpreter, JSON in on stdin, JSON out on stdout.
 
 Asked ``{"device": ..., "gpu": bool}`` it answers ``{"target", "text", "preset", "local", ...}``; asked with ``"name"``
-it also answers upstream's md5 of the request and, on mobile, the system library prefix that ``jit()`` would choose.
+and ``"devices"`` it also answers, for each of those texts, upstream's md5 of the request and, on mobile, the system
+library prefix that ``jit()`` would choose.
 All of it comes from the toolchain's own functions. What does not belong here: compiling, and anything of mlc_jitd.
 
 Errors are ``{"error": sentence, "kind": kind}``, never a traceback. The package's ``__init__``, which imports the
@@ -174,7 +175,7 @@ def answer_to(question: dict[str, Any]) -> dict[str, Any]:
     if question.get("resolve", True):
         answer = resolve(question["device"], gpu=question.get("gpu", False))
     if question.get("name") is not None:
-        answer["upstream"] = upstream_name(question["name"], question["device"])
+        answer["upstream"] = {device: upstream_name(question["name"], device) for device in question["devices"]}
     return answer
 
 
