@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo test lint types arrows unit bench clean
+.PHONY: demo test lint types arrows unit bench docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,9 @@ unit: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/hit.py
+
+docs: $(VENV)/.dev  # the table of settings in docs/configuration.md, from daemon/mlc_jitd/config.py
+	$(BIN)/python docs/settings.py
 
 clean:
 	rm -rf $(VENV) .demo build dist

@@ -55,11 +55,13 @@ def place(short: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     for name in list(os.environ):
         if name.startswith(LEAKING) and not name.startswith(SWITCHES):
             monkeypatch.delenv(name)
+    (root / "config.toml").touch()
     for name, value in {
         MARK: root.as_posix(),
         "HOME": root / "home",
         "MLC_LLM_HOME": root / "c",
         "MLC_JITD_RUNTIME_DIR": root / "r",
+        "MLC_JITD_CONFIG": root / "config.toml",
         "MLC_JITD_CGROUP": "off",  # beside other tests a compile with a low weight takes as long as they do
         "TMPDIR": root / "tmp",
         "XDG_CACHE_HOME": root / "home/.cache",
@@ -71,7 +73,7 @@ def place(short: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(tempfile, "tempdir", None)
     scene = Scene.now(root.as_posix(), root)
-    found = Place(root, root / "home", root / "c", root / "r", root / "tmp", scene)
+    found = Place(root, root / "config.toml", root / "home", root / "c", root / "r", root / "tmp", scene)
     yield found
     _end_client()
     left = scene.leftovers()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 import logging
 import logging.handlers
 import os
 import resource
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlc_jit._version import __version__
 from mlc_jit.autostart import ANOTHER_RUNS
@@ -18,7 +20,7 @@ from mlc_jit.errors import DaemonUnavailableError, JitError
 from mlc_jit.locations import locate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MOST_DESCRIPTORS = 65_536
 
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--log-file", help="log to this file instead of standard error")
     run.add_argument("--detach", action="store_true", help="go to the background at once")
     run.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    _add_settings(run)
     verbs.add_parser("once", help="answer one request from standard input without a daemon (for the client library)")
     verbs.add_parser("doctor", help="print what this host has and what is wrong, as JSON (`mlc-jit doctor` shows it)")
     given = list(sys.argv[1:] if argv is None else argv)
@@ -59,6 +62,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(arguments)
 
 
+def _add_settings(run: argparse.ArgumentParser) -> None:
+    """A flag for each setting."""
+    from mlc_jitd.config import Settings, flag  # noqa: PLC0415 - not on the way of the other verbs
+
+    group = run.add_argument_group("settings, which beat variables and files (`mlc-jit config` shows them all)")
+    for each in dataclasses.fields(Settings):
+        help_ = each.metadata["meaning"].replace("%", "%%")
+        text = functools.partial(_checked, each.metadata["kind"].read)
+        group.add_argument(flag(each.name), dest=f"setting_{each.name}", metavar="VALUE", help=help_, type=text)
+
+
+def _checked(read: Callable[[str], Any], text: str) -> str:
+    """The text of a setting, if it means something: what is typed is refused, where a slip in a file is passed over."""
+    try:
+        read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} must be {error}") from None
+    return text
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, str]:
+    given = {name.removeprefix("setting_"): text for name, text in vars(arguments).items() if name[:8] == "setting_"}
+    return {name: text for name, text in given.items() if text is not None}
+
+
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.detach and os.fork():
         return 0  # before anything is imported that a fork could hurt
@@ -78,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.ready_fd = None
 
     try:
-        app.run(ready=lambda: say("ready"), log_path=arguments.log_file or "")
+        app.run(ready=lambda: say("ready"), log_path=arguments.log_file or "", flags=_flags(arguments))
     except JitError as error:
         places = None
         with contextlib.suppress(JitError):

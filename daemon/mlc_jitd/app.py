@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,13 @@ from mlc_jit.locations import Locations, locate
 from mlc_jitd import notify
 from mlc_jitd.broker import Broker
 from mlc_jitd.build import JobGroups, WarmCompilers
-from mlc_jitd.config import Settings
+from mlc_jitd.config import Settings, gather
 from mlc_jitd.door import Door
 from mlc_jitd.engine import Engine
 from mlc_jitd.gauge import Gauge
 from mlc_jitd.identity import Identifier
 from mlc_jitd.likeness import Likeness
+from mlc_jitd.reload import Reload
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.capacity.cgroups import Groups
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
@@ -33,7 +35,7 @@ from mlc_jitd.toolchains import toolchain
 from mlc_jitd.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
     from mlc_jit.errors import JitError
@@ -67,17 +69,20 @@ def make_work(
     )
 
 
-def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None:
+def run(
+    *, ready: Callable[[], None] = lambda: None, log_path: str = "", flags: Mapping[str, str] | None = None
+) -> None:
     """Serve until drained. SIGTERM drains; SIGINT, or a second SIGTERM, also ends running compiles.
 
     Args:
         ready: Called when the socket is served.
         log_path: Where this process logs to, if that is a file.
+        flags: Settings of the command line, which beat all others.
 
     Raises:
         JitError: The daemon could not start; another one may be running.
     """
-    settings = Settings.load(strict=False)
+    settings = Settings.load(flags=flags, strict=False)
     places = locate()
     door = Door(places)
     door.lock()
@@ -85,11 +90,22 @@ def run(*, ready: Callable[[], None] = lambda: None, log_path: str = "") -> None
         gauge = Gauge(capacity.read)
         groups = _groups(settings)
         work = make_work(places.home, settings, warm=_warm(settings, gauge, groups), groups=groups)
-        engine = _engine(work, places, settings, gauge, log_path)
+        broker, queue = Broker(backoff=settings.backoff_seconds), Queue(_queue_settings(settings))
+        engine = Engine(
+            work,
+            broker,
+            queue,
+            gauge=gauge,
+            likeness=_likeness(work),
+            places=places,
+            log_path=log_path,
+            drain_seconds=settings.drain_seconds,
+        )
         server = Server(door.bind(), engine.handle, gone=engine.gone, tick=_door_check(door, engine))
         engine.retire = door.retire
         try:
-            _signals(engine)
+            reload = Reload(settings, partial(gather, flags=flags), _takers(engine, broker, queue, work))
+            _signals(engine, reload)
             server.start()
             logger.info("mlc-jitd %s serves %s at %s", __version__, places.home, places.socket)
             ready()
@@ -125,26 +141,19 @@ def _warm(settings: Settings, gauge: Gauge, groups: JobGroups) -> WarmCompilers 
     )
 
 
-def _engine(work: Work, places: Locations, settings: Settings, gauge: Gauge, log_path: str) -> Engine:
+def _likeness(work: Work) -> Likeness:
     likeness = Likeness()
     # Off the way to the first answer: ten thousand manifests take a moment to read.
     threading.Thread(target=lambda: likeness.learn_all(work.store.manifests()), name="likeness", daemon=True).start()
-    queue = Queue(
-        QueueSettings(
-            jobs=settings.jobs or None,
-            cores_per_job=settings.cores_per_job or None,
-            max_queued=settings.max_queued,
-        )
-    )
-    return Engine(
-        work,
-        Broker(backoff=settings.backoff_seconds),
-        queue,
-        gauge=gauge,
-        likeness=likeness,
-        places=places,
-        log_path=log_path,
-        drain_seconds=settings.drain_seconds,
+    return likeness
+
+
+def _queue_settings(settings: Settings) -> QueueSettings:
+    """The administrator's figures as the queue wants them."""
+    return QueueSettings(
+        jobs=settings.jobs or None,
+        cores_per_job=settings.cores_per_job or None,
+        max_queued=settings.max_queued,
     )
 
 
@@ -163,7 +172,31 @@ def _door_check(door: Door, engine: Engine) -> Callable[[], None]:
     return check
 
 
-def _signals(engine: Engine) -> None:
+def _takers(engine: Engine, broker: Broker, queue: Queue, work: Work) -> dict[str, Callable[[Settings], None]]:
+    """How each live setting takes effect."""
+
+    def figures(settings: Settings) -> None:
+        queue.change(_queue_settings(settings))
+
+    def limits(settings: Settings) -> None:
+        work.limit(total=settings.compile_seconds, silence=settings.silence_seconds)
+
+    def patience(settings: Settings) -> None:
+        engine.drain_seconds = settings.drain_seconds
+        broker.backoff = settings.backoff_seconds
+
+    return {
+        "jobs": figures,
+        "cores_per_job": figures,
+        "max_queued": figures,
+        "compile_seconds": limits,
+        "silence_seconds": limits,
+        "drain_seconds": patience,
+        "backoff_seconds": patience,
+    }
+
+
+def _signals(engine: Engine, reload: Callable[[], None]) -> None:
     """The engine's thread is the main one, so a handler may only post."""
     seen = 0
 
@@ -174,6 +207,7 @@ def _signals(engine: Engine) -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: engine.in_turn(reload))
 
 
 def explain_failure(error: JitError, places: Locations | None) -> None:

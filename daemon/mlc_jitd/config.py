@@ -1,101 +1,252 @@
-"""The daemon's settings, each described once: name, type, default, variable, meaning.
+"""The daemon's settings, each described once, and where their values come from.
 
-They come from the daemon's environment. What does not belong here: settings of the client (``mlc_jit``), and decisions.
+A field of `Settings` is the one source of a setting: its name, default, kind, meaning and whether it can change while a
+daemon runs. The key in a file, the variable, the flag, `mlc-jit config` and docs/configuration.md follow from it.
+
+A flag beats a variable, a variable beats the user's file, and that beats the host's. What does not belong here:
+settings of the client (``mlc_jit``), and decisions.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import os
+import tomllib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlc_jit.errors import RequestError
+from mlc_jitd import values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "MLC_JITD_"
+CONFIG = "MLC_JITD_CONFIG"
+"""Names one file that is read instead of the host's and the user's."""
+
+HOST_FILE = Path("/etc/mlc-jitd/config.toml")
+NOT_SETTINGS = frozenset(
+    PREFIX + name
+    for name in (
+        "AUTOSTART", "CONFIG", "DAEMON_SILENCE_SECONDS", "JOB", "PASS_ENV", "PYTHON", "RUNTIME_DIR", "SHARED", "SOCKET",
+        "TOOLCHAIN",
+    )
+)  # fmt: skip
+"""Variables that are ours and no setting of a daemon; so none of them is a setting that was misspelt."""
+
+ALIKE = 0.8
 
 
-def _setting(default: Any, meaning: str, *, least: float) -> Any:
-    return field(default=default, metadata={"meaning": meaning, "least": least})
+def _setting(
+    default: Any,
+    meaning: str,
+    *,
+    least: float = 0,
+    kind: values.Kind | None = None,
+    live: bool = False,
+    page: str = "",
+) -> Any:
+    """A field of `Settings`.
+
+    Args:
+        default: Also says what kind a number or a switch is.
+        meaning: For people, a phrase without a stop; units included.
+        least: The smallest number.
+        kind: How its text is read, where the default does not say.
+        live: Whether SIGHUP changes it in a running daemon; then `app` says how.
+        page: The page of docs/ with more about it.
+    """
+    kind = kind or values.of_default(default, least)
+    return field(default=default, metadata={"meaning": meaning, "kind": kind, "live": live, "page": page})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How a daemon behaves. The variable of a field is ``MLC_JITD_`` and its name in capitals."""
 
-    jobs: int = _setting(0, "compiles at a time; 0 for what the cores allow", least=0)
-    cores_per_job: int = _setting(0, "cores of one compile; 0 for up to 4", least=0)
-    max_queued: int = _setting(256, "waiting compiles beyond which a client is told `busy`", least=1)
-    compile_seconds: float = _setting(7200.0, "total time of one compile; 0 for no limit", least=0)
-    silence_seconds: float = _setting(1800.0, "time without a line of output; 0 for no limit", least=0)
+    jobs: int = _setting(0, "compiles at a time; 0 for what the cores allow", live=True, page="scheduling.md")
+    cores_per_job: int = _setting(0, "cores of one compile; 0 for up to 4", live=True, page="scheduling.md")
+    max_queued: int = _setting(256, "waiting compiles beyond which a client is told `busy`", least=1, live=True)
+    compile_seconds: float = _setting(7200.0, "total time of one compile; 0 for no limit", live=True)
+    silence_seconds: float = _setting(1800.0, "time without a line of output; 0 for no limit", live=True)
     drain_seconds: float = _setting(
-        60.0, "how long running compiles may go on after SIGTERM or `mlc-jit stop`", least=0
+        60.0, "how long running compiles may go on after SIGTERM or `mlc-jit stop`", live=True
     )
     resolve_seconds: float = _setting(180.0, "how long a compiler may take to say what a device text means", least=1)
-    backoff_seconds: float = _setting(5.0, "how long a failed compile answers with its failure", least=0)
-    warm: int = _setting(2, "compilers kept imported between compiles; 0 or `off` for none", least=0)
-    warm_idle_seconds: float = _setting(600.0, "how long a compiler that nobody needs is kept imported", least=0)
-
+    backoff_seconds: float = _setting(5.0, "how long a failed compile answers with its failure", live=True)
+    warm: int = _setting(
+        2,
+        "compilers kept imported between compiles; 0 or `off` for none",
+        kind=values.words({"off": "0", "on": "2"}, values.number(int, 0)),
+        page="performance.md",
+    )
+    warm_idle_seconds: float = _setting(600.0, "how long a compiler that nobody needs is kept imported")
     cgroup: str = _setting(
-        "auto", "control groups for compiles: where one is delegated, `own`, `off`, or the delegated folders", least=0
+        "auto",
+        "control groups for compiles: `auto` where one is delegated, `own` if whoever started the daemon delegated its "
+        "group, `off`, or the delegated folders with `:` between them",
+        kind=values.words({each: each for each in ("auto", "own", "off")}, values.FOLDERS),
+        page="scheduling.md#stepping-back",
     )
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, *, strict: bool = True) -> Settings:
-        """The settings that an environment asks for.
+    def load(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        flags: Mapping[str, str] | None = None,
+        strict: bool = True,
+    ) -> Settings:
+        """The settings that files, an environment and flags ask for.
 
         Args:
             environ: Variables to go by instead of the process's own.
-            strict: Refuse a bad value; else it is logged, and the default serves: a slip in some client's environment
-                must not keep that client from its library.
+            flags: Texts by the names of fields; they beat everything.
+            strict: Refuse a slip; else each is logged and passed over: a slip in some client's environment must not
+                keep that client from its library.
 
         Raises:
-            RequestError: A variable has a value that is no number or too small, or no absolute path.
+            RequestError: The first slip.
         """
-        env = os.environ if environ is None else environ
-        values: dict[str, Any] = {}
-        for each in dataclasses.fields(cls):
-            name = PREFIX + each.name.upper()
-            text = env.get(name, "").strip()
-            if each.name == "warm":
-                text = {"off": "0", "on": ""}.get(text.lower(), text)
-            try:
-                if text and isinstance(each.default, str):
-                    values[each.name] = _folders(name, text)
-                elif text:
-                    values[each.name] = _number(name, text, type(each.default), each.metadata["least"])
-            except RequestError as error:
-                if strict:
-                    raise
-                logger.warning("%s The default, %s, is used.", error.message, each.default)
-        return cls(**values)
+        found = gather(environ, flags=flags)
+        for slip in found.slips:
+            if strict:
+                raise slip
+            logger.warning("%s It is passed over. %s", slip.message, slip.remedy)
+        return found.settings
 
 
-def _folders(name: str, text: str) -> str:
-    """``auto``, ``own``, ``off``, or absolute paths with ``:`` between them."""
-    if text.lower() in {"auto", "own", "off"}:
-        return text.lower()
-    if not all(os.path.isabs(each) for each in text.split(":")):  # noqa: PTH117 - text stays text
-        raise RequestError(
-            f"{name}={text!r} must be `auto`, `own`, `off` or absolute paths.", remedy=f"Correct or unset {name}."
-        )
-    return text
+Origin = Literal["default", "file", "variable", "flag"]
 
 
-def _number(name: str, text: str, kind: type, least: float) -> Any:
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One setting's value, and who says so: the path of a file, the name of a variable or flag; empty for nobody."""
+
+    name: str
+    value: Any
+    origin: Origin
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is.
+
+    Attributes:
+        settings: The values together.
+        values: Each with its origin, in the order of the fields.
+        files: Every file that is looked for, and whether it is there; the later beats the earlier.
+        slips: What is wrong, each with its remedy; the next best value serves.
+    """
+
+    settings: Settings
+    values: tuple[Value, ...]
+    files: tuple[tuple[Path, bool], ...]
+    slips: tuple[RequestError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A text somewhere that wants to be a setting."""
+
+    name: str
+    text: str
+    origin: Origin
+    source: str
+    shown: str
+
+
+def gather(environ: Mapping[str, str] | None = None, *, flags: Mapping[str, str] | None = None) -> Found:
+    """Every setting's value and origin; a slip is reported, never raised. Arguments as of `Settings.load`."""
+    env = os.environ if environ is None else environ
+    fields = {each.name: each for each in dataclasses.fields(Settings)}
+    found = {name: Value(name, each.default, "default", "") for name, each in fields.items()}
+    slips: list[RequestError] = []
+    files = []
+    given: list[_Given] = []
+    for path in files_of(env):
+        named = os.fspath(path) == env.get(CONFIG)
+        keys = _read(path, slips, named=named)
+        files.append((path, keys is not None))
+        given += _of_file(path, keys or {}, slips)
+    given += _of_variables(env, slips)
+    given += [_Given(name, text, "flag", flag(name), f"{flag(name)} {text}") for name, text in (flags or {}).items()]
+    for each in given:
+        try:
+            value = fields[each.name].metadata["kind"].read(each.text)
+        except ValueError as error:
+            remedy = "Correct or remove it." if each.origin == "file" else f"Correct or unset {each.source}."
+            slips.append(RequestError(f"{each.shown} must be {error}.", remedy=remedy))
+        else:
+            found[each.name] = Value(each.name, value, each.origin, each.source)
+    settings = Settings(**{name: each.value for name, each in found.items()})
+    return Found(settings, tuple(found.values()), tuple(files), tuple(slips))
+
+
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def files_of(env: Mapping[str, str]) -> tuple[Path, ...]:
+    """The files that an environment leads to, whether they are there or not; the later beats the earlier."""
+    if env.get(CONFIG):
+        return (Path(env[CONFIG]),)
+    base = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME", "").startswith("/") else "")
+    return (HOST_FILE, Path(base) / "mlc-jitd" / "config.toml") if base else (HOST_FILE,)
+
+
+def _read(path: Path, slips: list[RequestError], *, named: bool) -> dict[str, Any] | None:
+    """What a file says; None if it is not there or can't be read."""
     try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not least <= value < float("inf"):
-        whole = "a whole number" if kind is int else "a number"
-        raise RequestError(
-            f"{name}={text!r} must be {whole} of at least {least:g}.", remedy=f"Correct or unset {name}."
-        )
-    return value
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if named:
+            slips.append(RequestError(f"{CONFIG}={path}: {error.strerror}.", remedy=f"Correct or unset {CONFIG}."))
+    except OSError as error:
+        slips.append(RequestError(f"{path} can't be read: {error.strerror}.", remedy="Make it readable, or remove it."))
+    except ValueError as error:  # no TOML, or no UTF-8
+        slips.append(RequestError(f"{path} is no TOML: {error}.", remedy="Correct it; until then none of it counts."))
+    return None
+
+
+def _of_file(path: Path, keys: Mapping[str, Any], slips: list[RequestError]) -> Iterator[_Given]:
+    names = [each.name for each in dataclasses.fields(Settings)]
+    for key, value in keys.items():
+        where = f"`{key}` in {path}"
+        if key not in names:
+            slips.append(RequestError(f"{where} is no setting.", remedy=_meant(key, names)))
+            continue
+        text = values.text_of_toml(value)
+        if text is None:
+            slips.append(RequestError(f"{where} is a {type(value).__name__}.", remedy="Give one value, or a list."))
+        else:
+            yield _Given(key, text, "file", os.fspath(path), f"`{key} = {text}` in {path}")
+
+
+def _of_variables(env: Mapping[str, str], slips: list[RequestError]) -> Iterator[_Given]:
+    names = [PREFIX + each.name.upper() for each in dataclasses.fields(Settings)]
+    for name in names:
+        if env.get(name, "").strip():
+            yield _Given(
+                name.removeprefix(PREFIX).lower(), env[name].strip(), "variable", name, f"{name}={env[name]!r}"
+            )
+    short = [each.removeprefix(PREFIX) for each in names]
+    for name in env:
+        if not name.startswith(PREFIX) or name in names or name in NOT_SETTINGS:
+            continue
+        # Only what is nearly a setting: other programs, and later versions, may have variables that begin like ours.
+        if difflib.get_close_matches(name.removeprefix(PREFIX), short, 1, ALIKE):
+            slips.append(RequestError(f"{name} is no setting.", remedy=_meant(name, names)))
+
+
+def _meant(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1, 0.6)
+    return (f"Did you mean `{near[0]}`? " if near else "") + "`mlc-jit config` lists all."

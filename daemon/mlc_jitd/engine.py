@@ -118,7 +118,7 @@ class Engine:
         self._gauge = gauge
         self._likeness = likeness
         self._overview = Overview(work.store, places, log_path)
-        self._drain_seconds = drain_seconds
+        self.drain_seconds = drain_seconds
         self._answers = Answers(work.store.unchanged, work.identifier.recheck)
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
@@ -540,7 +540,7 @@ class Engine:
     def _drain(self, now: bool) -> None:
         if self._drain_by is None:
             logger.info("draining: %d running", self._running())
-            self._drain_by = time.monotonic() + (0.0 if now else self._drain_seconds)
+            self._drain_by = time.monotonic() + (0.0 if now else self.drain_seconds)
             self.retire()
             self._do(self._broker.drain())
         if now:

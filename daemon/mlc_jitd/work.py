@@ -139,6 +139,10 @@ class Work:
         self._groups = groups
         self.logs = store.layout.library / ".logs"
 
+    def limit(self, *, total: float, silence: float) -> None:
+        """Other limits, for compiles that begin from now on; arguments as of the class."""
+        self._total, self._silence = total, silence
+
     def look_up(self, request: JitRequest) -> LookUp:
         """Work out what is asked and whether it is there.
 

@@ -70,6 +70,7 @@ class Place:
 
     Attributes:
         root: Holds all others.
+        config: The daemons' settings, ``MLC_JITD_CONFIG``: an empty file.
         home: ``HOME``.
         cache: ``MLC_LLM_HOME``.
         runtime: ``MLC_JITD_RUNTIME_DIR``.
@@ -79,6 +80,7 @@ class Place:
     """
 
     root: Path
+    config: Path
     home: Path
     cache: Path
     runtime: Path

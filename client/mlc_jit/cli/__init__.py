@@ -25,6 +25,7 @@ VERBS = (
     "doctor",
     "verify",
     "quarantine",
+    "config",
 )
 """The modules here that are verbs, in the order of the help."""
 

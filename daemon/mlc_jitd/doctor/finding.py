@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlc_jit.errors import JitError
 from mlc_jit.locations import locate
-from mlc_jitd.config import Settings
+from mlc_jitd.config import gather
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mlc_jit.locations import Locations
+    from mlc_jitd.config import Settings
 
 Level = Literal["ok", "note", "problem"]
 """All is well; it works and could be better; something that is asked for will fail."""
@@ -52,16 +53,14 @@ class Patient:
     def here(cls) -> Patient:
         """This process's."""
         troubles: list[tuple[str, JitError]] = []
-        places, settings = None, Settings()
+        places = None
         try:
             places = locate()
         except JitError as error:
             troubles.append(("home", error))
-        try:
-            settings = Settings.load()
-        except JitError as error:
-            troubles.append(("settings", error))
-        return cls(os.environ, places, settings, tuple(troubles))
+        found = gather()
+        troubles += [("settings", slip) for slip in found.slips]
+        return cls(os.environ, places, found.settings, tuple(troubles))
 
 
 def problem(check: str, error: JitError) -> Finding:

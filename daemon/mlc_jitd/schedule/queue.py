@@ -61,6 +61,10 @@ class Queue:
         self._number = 0
         self._slots = Slots(max(1, self._settings.jobs or 1), max(1, self._settings.cores_per_job or 1))
 
+    def change(self, settings: Settings) -> None:
+        """Go by other figures from now on; what waits or runs already stays."""
+        self._settings = settings
+
     # --- events -----------------------------------------------------------------------------------------------------
 
     def submit(self, demand: Demand, capacity: Capacity) -> Accepted | Busy | Refused:

@@ -1,0 +1,131 @@
+"""How the text of a setting becomes its value, and back: one `Kind` for each sort of value.
+
+What does not belong here: which settings there are (``config``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sort of value.
+
+    Attributes:
+        read: Text to value; raises a ValueError whose text goes on after "must be".
+        show: Value to the text that people see, and that ``read`` takes.
+    """
+
+    read: Callable[[str], Any]
+    show: Callable[[Any], str] = str
+
+
+def number(kind: type, least: float) -> Kind:
+    """A finite number that is not too small."""
+    whole = "a whole number" if kind is int else "a number"
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value < float("inf"):
+            raise ValueError(f"{whole} of at least {least:g}")
+        return value
+
+    return Kind(read, lambda value: f"{value:.12g}")
+
+
+def words(meanings: Mapping[str, str], otherwise: Kind | None = None) -> Kind:
+    """One of some words, in any case; else what another kind makes of it.
+
+    Args:
+        meanings: For each word the text that it stands for.
+        otherwise: Without it a word stands for itself, and nothing else will do.
+    """
+    listed = ", ".join(f"`{word}`" for word in meanings)
+
+    def read(text: str) -> Any:
+        known = meanings.get(text.lower())
+        if otherwise is None:
+            if known is None:
+                raise ValueError(f"one of {listed}")
+            return known
+        if known is not None and known == text.lower():
+            return known
+        try:
+            return otherwise.read(text if known is None else known)
+        except ValueError as error:
+            raise ValueError(f"{listed} or {error}") from None
+
+    return Kind(read, otherwise.show if otherwise else str)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in {"on", "true", "yes", "1"}:
+        return True
+    if text.lower() in {"off", "false", "no", "0"}:
+        return False
+    raise ValueError("`on` or `off`")
+
+
+def _folders(text: str) -> str:
+    if not all(os.path.isabs(each) for each in text.split(":")):  # noqa: PTH117 - text stays text
+        raise ValueError("absolute paths")
+    return text
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("a size such as 512 MiB or 20 GiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _shown_size(count: int) -> str:
+    for unit in ("T", "G", "M", "K"):
+        if count and count % UNITS[unit] == 0:
+            return f"{count // UNITS[unit]} {unit}iB"
+    return str(count)
+
+
+SWITCH = Kind(_switch, lambda value: "on" if value else "off")
+FOLDERS = Kind(_folders)
+"""Absolute paths with ``:`` between them; the value is the text."""
+
+SIZE = Kind(_size, _shown_size)
+"""Bytes, as a number or with a unit of 1,024: ``512 MiB``."""
+
+TEXT = Kind(str)
+
+
+def of_default(default: Any, least: float) -> Kind:
+    """The kind that a default has by its type."""
+    if isinstance(default, bool):
+        return SWITCH
+    if isinstance(default, (int, float)):
+        return number(type(default), least)
+    return TEXT
+
+
+def text_of_toml(value: Any) -> str | None:
+    """A value of a TOML file as the text that a variable would have; None for what can't be one."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return ":".join(value)
+    return None
