@@ -1,11 +1,15 @@
-"""What CPU-bound serving processes keep of their throughput while as many CPU-bound compiles as cores run.
+"""What CPU-bound serving processes keep of their throughput while compiles run, and what is left for the compiles.
 
-    python benchmarks/yielding.py [--rounds 3] [--seconds 5] [--cgroup auto] [--json]
+    python benchmarks/yielding.py [--rounds 5] [--seconds 4] [--busy N] [--cgroup auto] [--json]
 
-One serving process per core, of normal priority, each in a session of its own. Beside them, in turns: nobody; compiles
-under the build room's supervisor with control groups; the same without (nice, SCHED_BATCH, autogroup lowered); plain
-subprocesses in sessions of their own. Each figure is the median of the rounds' shares of "alone" in the same round, so
-that the machine's mood hits all alike.
+One serving process per core, of normal priority, each in a session of its own. Beside them, in turns: compiles under
+the build room's supervisor with control groups; the same without (nice, SCHED_BATCH, autogroup lowered); plain
+subprocesses in sessions of their own. As many compiles as this host admits, each with the cores that it is admitted
+with; `--busy` says how many of those it uses (all, or 1 as in most steps of a compile).
+
+Between any two turns the serving processes run alone, and each turn is compared with the mean of the one before and
+the one after it, so that the machine's mood hits all alike. A figure is the median of the rounds. `compile gets` is
+what one compile has of one core, 1.00 being a whole one.
 """
 
 from __future__ import annotations
@@ -13,23 +17,35 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from mlc_jitd.build import JobGroups, Limits, StopSignal, run
+from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.capacity.cgroups import Groups
+from mlc_jitd.schedule.fit import slots
+from mlc_jitd.schedule.jobs import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BUSY = "while True: pass"
+BUSY = """
+import os, sys
+for _ in range(int(sys.argv[1]) - 1):
+    if os.fork() == 0:
+        break
+while True: pass
+"""
 SERVE = """
 import sys, time
 begin, end, done = float(sys.argv[1]), float(sys.argv[2]), 0
@@ -42,7 +58,6 @@ print(done)
 SETTLE_SECONDS = 1.5  # the supervisor lowers an autogroup at its first look, half a second after the start
 GIVEN_CORES = len(os.sched_getaffinity(0))
 WAYS = {
-    "alone": "nobody compiles",
     "cgroup": "cgroup weight, nice, SCHED_BATCH",
     "autogroup": "autogroup lowered, nice, SCHED_BATCH",
     "plain": "plain subprocess",
@@ -66,25 +81,52 @@ def serve(seconds: float) -> int:
     return sum(int(process.communicate()[0]) for process in serving)
 
 
-@contextmanager
-def compiles(way: str, groups: JobGroups, held: set[str]) -> Iterator[None]:
-    """As many compiles as cores, until the end of the block."""
-    command = Command((sys.executable, "-I", "-S", "-c", BUSY))
-    if way == "alone":
+@dataclass(frozen=True)
+class Load:
+    """Compiles: so many, each admitted with `cores` and busy on `busy` of them."""
+
+    jobs: int
+    cores: int
+    busy: int
+    groups: JobGroups
+
+    def command(self) -> Command:
+        return Command((sys.executable, "-I", "-S", "-c", BUSY, str(self.busy)))
+
+    @contextmanager
+    def beside(self, way: str, seen: Seen) -> Iterator[None]:
+        """They run until the end of the block."""
+        with self._plain(seen) if way == "plain" else self._supervised(way, seen):
+            yield
+
+    @contextmanager
+    def _plain(self, seen: Seen) -> Iterator[None]:
+        began = time.monotonic()
+        doubles = [subprocess.Popen(self.command().argv, start_new_session=True) for _ in range(self.jobs)]
         yield
-    elif way == "plain":
-        doubles = [subprocess.Popen(command.argv, start_new_session=True) for _ in range(GIVEN_CORES)]
-        yield
+        took = time.monotonic() - began
         for double in doubles:
-            double.kill()
+            busy = psutil.Process(double.pid)
+            each = [busy, *busy.children()]
+            seen.got.append(sum(sum(process.cpu_times()[:2]) for process in each) / took)
+            os.killpg(double.pid, signal.SIGKILL)
             double.wait()
-    else:
-        stops = [StopSignal() for _ in range(GIVEN_CORES)]
+
+    @contextmanager
+    def _supervised(self, way: str, seen: Seen) -> Iterator[None]:
+        stops = [StopSignal() for _ in range(self.jobs)]
 
         def job(stop: StopSignal) -> None:
-            given = groups if way == "cgroup" else None
-            log = Path(os.devnull)
-            held.update(run(command, Limits(), log=log, on_line=lambda _: None, stop=stop, groups=given).yielding)
+            outcome = run(
+                self.command(),
+                Limits(cores=self.cores, grace=0),
+                log=Path(os.devnull),
+                on_line=lambda _: None,
+                stop=stop,
+                groups=self.groups if way == "cgroup" else None,
+            )
+            seen.held.update(outcome.yielding)
+            seen.got.append(outcome.cpu_seconds / outcome.seconds)
 
         threads = [threading.Thread(target=job, args=(stop,)) for stop in stops]
         for thread in threads:
@@ -96,41 +138,62 @@ def compiles(way: str, groups: JobGroups, held: set[str]) -> Iterator[None]:
             thread.join()
 
 
+@dataclass
+class Seen:
+    """Of one way: what serving kept, what each compile got, what held."""
+
+    kept: list[float] = field(default_factory=list)
+    got: list[float] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--busy", type=int, default=0, help="cores that a compile uses; all that it has by default")
     parser.add_argument("--cgroup", default="auto", help="as MLC_JITD_CGROUP")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     groups = JobGroups.open(given.cgroup, Groups(Path("/")).of("cpu"))
-    ways = [way for way in WAYS if way != "cgroup" or groups.places]
-    held: dict[str, set[str]] = {way: set() for way in ways}
-    shares: dict[str, list[float]] = {way: [] for way in ways}
+    admitted = slots(capacity.read(), Settings())
+    load = Load(admitted.jobs, admitted.cores, given.busy or admitted.cores, groups)
+    found = {way: Seen() for way in WAYS if way != "cgroup" or groups.places}
+    before = serve(given.seconds)
     for _ in range(given.rounds):
-        alone = 0
-        for way in ways:
-            with compiles(way, groups, held[way]):
+        for way, seen in found.items():
+            with load.beside(way, seen):
                 turns = serve(given.seconds)
-            alone = alone or turns
-            shares[way].append(turns / alone)
+            after = serve(given.seconds)
+            seen.kept.append(2 * turns / (before + after))
+            before = after
+    report(load, found, given)
+
+
+def report(load: Load, found: dict[str, Seen], given: argparse.Namespace) -> None:
     result = {
         way: {
-            "share": round(statistics.median(shares[way]), 3),
-            "rounds": [round(each, 3) for each in shares[way]],
-            "held": sorted(held[way]),
+            "kept": round(statistics.median(seen.kept), 3),
+            "rounds": [round(each, 3) for each in seen.kept],
+            "compile": round(statistics.median(seen.got), 3),
+            "held": sorted(seen.held),
         }
-        for way in ways
+        for way, seen in found.items()
     }
+    about = {"cores": GIVEN_CORES, "jobs": load.jobs, "cores_per_job": load.cores, "busy": load.busy}
     if given.json:
-        print(json.dumps({"cores": GIVEN_CORES, "ways": result}))
+        print(json.dumps({**about, "ways": result}))
         return
-    print(f"{GIVEN_CORES} cores, {given.rounds} rounds of {given.seconds:g} s; serving processes keep, of alone:")
+    print(
+        f"{GIVEN_CORES} cores, a busy serving process on each; {load.jobs} x {load.cores} cores for compiles, "
+        f"{load.busy} of them busy\n{given.rounds} rounds of {given.seconds:g} s; serving processes keep, of alone:"
+    )
     for way, facts in result.items():
         spread = " ".join(f"{each:.2f}" for each in facts["rounds"])
-        print(f"  {WAYS[way]:38} {facts['share']:.2f}   ({spread})   {' '.join(facts['held'])}")
-    if not groups.places:
-        print(f"  no control groups: {groups.why}")
+        print(f"  {WAYS[way]:38} {facts['kept']:.2f}   ({spread})   compile gets {facts['compile']:.2f}")
+        print(f"  {'':38} {' '.join(facts['held'])}".rstrip())
+    if not load.groups.places:
+        print(f"  no control groups: {load.groups.why}")
 
 
 if __name__ == "__main__":

@@ -36,11 +36,16 @@ logger = logging.getLogger(__name__)
 
 Version = Literal[1, 2]
 
-WEIGHT = 5
-"""Of 100, which every other group has: beside one busy process on the same core a job gets a twentieth of it."""
+CORE_WEIGHT = 10
+"""For each core of a job; every other group has 100. The kernel divides a group's weight among the cores that the group
+is busy on: a job that uses all of its cores leaves ten elevenths of each, and one that is in a step for one core alone,
+as most of a compile is, still gets on there."""
 
-SHARES = 1024 * WEIGHT // 100
-"""The same on version 1, where a process on its own counts 1024."""
+MOST_WEIGHT = 40
+"""However many cores a job has: on one core alone it never comes near to what a serving process gets."""
+
+NORMAL_SHARES = 1024
+"""What a process on its own counts on version 1, where weights are called shares."""
 
 LEAST_SHARES = 2
 LEAF = "mlc-jitd.daemon"
@@ -122,20 +127,22 @@ class JobGroups:
             reasons.append("no control group for CPU time was found")
         return cls(tuple(places), "; ".join(reasons))
 
-    def make(self, *, background: bool, memory: int | None) -> Group | None:
+    def make(self, *, cores: int, background: bool, memory: int | None) -> Group | None:
         """A group for a job that is about to start; None where it can't be had.
 
         Args:
+            cores: What it was admitted with; its weight follows.
             background: Only what nobody else wants, where the kernel knows that (``cpu.idle``).
             memory: Bytes that it may hold, None for no limit.
         """
         if not self.places:
             return None
         name = f"{_PREFIX}.{self._owner}.{next(self._numbers)}"
+        weight = None if background else weight_of(cores)
         made = []
         for place in self.places:
             try:
-                made.append(_make(place, name, background=background, memory=memory))
+                made.append(_make(place, name, weight=weight, memory=memory))
             except OSError as error:
                 logger.warning("a compile goes without a control group of its own: %s", error)
         return Group(tuple(made)) if made else None
@@ -156,6 +163,11 @@ class Group:
         for folder, _ in self.entries:
             if not _remove(folder):
                 logger.warning("%s could not be removed: it is not empty", folder)
+
+
+def weight_of(cores: int) -> int:
+    """What a job with so many cores weighs, of 100."""
+    return min(MOST_WEIGHT, CORE_WEIGHT * max(1, cores))
 
 
 def sweep(folder: Path) -> None:
@@ -229,18 +241,18 @@ def _prove(place: Place) -> None:
     Raises:
         OSError: It is not delegated after all.
     """
-    folder, _ = _make(place, f"{_PREFIX}.{_name_of(os.getpid())}.0", background=False, memory=None)
+    folder, _ = _make(place, f"{_PREFIX}.{_name_of(os.getpid())}.0", weight=CORE_WEIGHT, memory=None)
     _remove(folder)
 
 
-def _make(place: Place, name: str, *, background: bool, memory: int | None) -> tuple[Path, tuple[str, ...]]:
-    """A child group, and the words for what will hold in it."""
+def _make(place: Place, name: str, *, weight: int | None, memory: int | None) -> tuple[Path, tuple[str, ...]]:
+    """A child group, and the words for what will hold in it. No weight: only what nobody else wants."""
     folder = place.folder / name
     folder.mkdir()
     holds = []
     try:
         if "cpu" in place.controllers:
-            _weigh(folder, place.version, background=background)
+            _weigh(folder, place.version, weight)
             holds.append("cgroup")
         if "memory" in place.controllers and memory is not None:
             if place.version == 1:
@@ -256,16 +268,16 @@ def _make(place: Place, name: str, *, background: bool, memory: int | None) -> t
     return folder, tuple(holds)
 
 
-def _weigh(folder: Path, version: Version, *, background: bool) -> None:
-    if background:
+def _weigh(folder: Path, version: Version, weight: int | None) -> None:
+    if weight is None:
         try:
             _write(folder / "cpu.idle", 1)
         except OSError:  # a kernel before 5.15
             _write(folder / ("cpu.shares" if version == 1 else "cpu.weight"), LEAST_SHARES if version == 1 else 1)
     elif version == 1:
-        _write(folder / "cpu.shares", SHARES)
+        _write(folder / "cpu.shares", NORMAL_SHARES * weight // 100)
     else:
-        _write(folder / "cpu.weight", WEIGHT)
+        _write(folder / "cpu.weight", weight)
 
 
 def _remove(folder: Path) -> bool:

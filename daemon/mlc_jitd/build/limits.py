@@ -43,7 +43,7 @@ class Limits:
             has a control group with a memory controller, the kernel holds it to that too. Not guaranteed without one: a
             quicker growth is met by the kernel first.
         grace: Between SIGTERM and SIGKILL.
-        cores: What the job was admitted with. Told to the compiler by its toolchain; nothing here enforces it yet.
+        cores: What the job was admitted with. Told to the compiler by its toolchain; here its weight follows.
         background: Nobody waits for it: SCHED_IDLE and idle I/O instead of SCHED_BATCH and last in best effort.
         line_rate: Ordinary lines passed to `on_line`, per second; in a flood the others are only in the log.
         marks: A line with one of these texts in it is passed on beyond that rate (up to 500 per second).

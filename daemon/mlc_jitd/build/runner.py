@@ -101,7 +101,11 @@ def run(
         for fd in inherit:
             os.close(fd)
     began = time.monotonic()
-    group = groups.make(background=limits.background, memory=limits.memory_bytes) if groups is not None else None
+    group = (
+        groups.make(cores=limits.cores, background=limits.background, memory=limits.memory_bytes)
+        if groups is not None
+        else None
+    )
     message: dict[str, object] = {
         "id": job,
         "inherit": inherit,
@@ -273,6 +277,7 @@ def _job_text(given: dict[str, object], command: CommandLike, limits: Limits, lo
         "log_bytes": limits.log_bytes,
         "memory_bytes": limits.memory_bytes,
         "grace": limits.grace,
+        "cores": limits.cores,
         "background": limits.background,
         "line_rate": limits.line_rate,
         "marks": list(limits.marks),

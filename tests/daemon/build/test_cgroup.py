@@ -82,24 +82,27 @@ def test_the_own_group_is_divided_and_the_daemon_moves_into_a_leaf(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("background", "memory", "expected", "holds"),
+    ("cores", "background", "memory", "expected", "holds"),
     [
-        (False, None, {"cpu.weight": "5"}, ("cgroup",)),
-        (True, None, {"cpu.idle": "1"}, ("cgroup",)),
+        (1, False, None, {"cpu.weight": "10"}, ("cgroup",)),
+        (4, False, None, {"cpu.weight": "40"}, ("cgroup",)),
+        (64, False, None, {"cpu.weight": "40"}, ("cgroup",)),
+        (4, True, None, {"cpu.idle": "1"}, ("cgroup",)),
         (
+            2,
             False,
             1 << 30,
-            {"cpu.weight": "5", "memory.max": "1073741824", "memory.oom.group": "1"},
+            {"cpu.weight": "20", "memory.max": "1073741824", "memory.oom.group": "1"},
             ("cgroup", "memory-limit"),
         ),
     ],
 )
 def test_a_job_gets_a_weight_and_a_limit(
-    tmp_path: Path, background: bool, memory: int | None, expected: dict[str, str], holds: tuple[str, ...]
+    tmp_path: Path, cores: int, background: bool, memory: int | None, expected: dict[str, str], holds: tuple[str, ...]
 ) -> None:
     groups = JobGroups.open("auto", [v2(tmp_path / "own")])
-    group = groups.make(background=background, memory=memory)
-    other = groups.make(background=background, memory=memory)
+    group = groups.make(cores=cores, background=background, memory=memory)
+    other = groups.make(cores=cores, background=background, memory=memory)
     assert group is not None
     assert other is not None
     ((folder, held),) = group.entries
@@ -110,7 +113,8 @@ def test_a_job_gets_a_weight_and_a_limit(
 
 
 def test_without_a_memory_controller_the_weight_remains(tmp_path: Path) -> None:
-    group = JobGroups.open("auto", [v2(tmp_path / "own", controllers="cpu")]).make(background=False, memory=1 << 30)
+    groups = JobGroups.open("auto", [v2(tmp_path / "own", controllers="cpu")])
+    group = groups.make(cores=1, background=False, memory=1 << 30)
     assert group is not None
     assert group.entries[0][1] == ("cgroup",)
 
@@ -127,7 +131,7 @@ def test_a_group_that_is_not_ours_alone_is_left_as_it_is(tmp_path: Path, change:
     own = v2(tmp_path / "own", **change)
     before = values(own.folder)
     groups = JobGroups.open("auto", [own])
-    assert (groups.places, groups.make(background=False, memory=None)) == ((), None)
+    assert (groups.places, groups.make(cores=1, background=False, memory=None)) == ((), None)
     assert why in groups.why
     assert (values(own.folder), len(list(own.folder.iterdir()))) == (before, 3)
 
@@ -166,10 +170,10 @@ def test_controllers_that_are_refused_bring_the_daemon_back(tmp_path: Path, monk
 def test_version_1_takes_shares_under_the_own_group(tmp_path: Path) -> None:
     own = v1(tmp_path / "cpu", "cpu.shares")
     groups = JobGroups.open("auto", [own])
-    group = groups.make(background=False, memory=1 << 30)
+    group = groups.make(cores=2, background=False, memory=1 << 30)
     assert group is not None
     ((folder, held),) = group.entries
-    assert (folder.parent, values(folder), held) == (own.folder, {"cpu.shares": "51"}, ("cgroup",))
+    assert (folder.parent, values(folder), held) == (own.folder, {"cpu.shares": "204"}, ("cgroup",))
     assert values(own.folder)["cpu.shares"] == "1024"
 
 
@@ -190,8 +194,8 @@ def test_a_kernel_without_cpu_idle_gives_background_the_least_weight(
         write(file, value)
 
     monkeypatch.setattr(cgroup, "_write", without)
-    old = JobGroups.open("auto", [v1(tmp_path / "cpu", "cpu.shares")]).make(background=True, memory=None)
-    new = JobGroups.open("auto", [v2(tmp_path / "own")]).make(background=True, memory=None)
+    old = JobGroups.open("auto", [v1(tmp_path / "cpu", "cpu.shares")]).make(cores=1, background=True, memory=None)
+    new = JobGroups.open("auto", [v2(tmp_path / "own")]).make(cores=1, background=True, memory=None)
     assert old is not None
     assert new is not None
     assert (values(old.entries[0][0]), values(new.entries[0][0])) == ({"cpu.shares": "2"}, {"cpu.weight": "1"})
@@ -200,10 +204,10 @@ def test_a_kernel_without_cpu_idle_gives_background_the_least_weight(
 def test_named_folders_of_version_1_give_both_weight_and_limit(tmp_path: Path) -> None:
     cpu, memory = v1(tmp_path / "cpu", "cpu.shares"), v1(tmp_path / "memory", "memory.limit_in_bytes")
     groups = JobGroups.open(f"{cpu.folder}:{memory.folder}", [])
-    group = groups.make(background=False, memory=5 << 20)
+    group = groups.make(cores=1, background=False, memory=5 << 20)
     assert group is not None
     assert [(values(folder), held) for folder, held in group.entries] == [
-        ({"cpu.shares": "51"}, ("cgroup",)),
+        ({"cpu.shares": "102"}, ("cgroup",)),
         ({"memory.limit_in_bytes": "5242880"}, ("memory-limit",)),
     ]
 
@@ -239,7 +243,7 @@ def test_a_folder_that_is_taken_back_costs_the_weight_only(bench: Bench, tmp_pat
     own = v1(tmp_path / "cpu", "cpu.shares")
     groups = JobGroups.open("auto", [own])
     own.folder.rename(tmp_path / "gone")
-    assert groups.make(background=False, memory=None) is None
+    assert groups.make(cores=1, background=False, memory=None) is None
     outcome = bench.run(bench.command("true"), groups=groups)
     assert outcome.succeeded
     assert "cgroup" not in outcome.yielding
@@ -316,7 +320,7 @@ def test_the_command_is_in_its_group_and_the_group_is_gone_after_it(
     if background:
         assert seen.get("cpu.idle", "1") == "1"
     else:
-        assert {"51", "5"} & {seen.get("cpu.shares"), seen.get("cpu.weight")}
+        assert {"102", "10"} & {seen.get("cpu.shares"), seen.get("cpu.weight")}
 
 
 def test_children_that_leave_the_session_are_in_the_group_too(bench: Bench, real: JobGroups) -> None:

@@ -124,16 +124,26 @@ def test_what_the_child_inherits(bench: Bench) -> None:
     ]
 
 
-@pytest.mark.parametrize(("background", "policy"), [(False, "sched-batch"), (True, "sched-idle")])
-def test_steps_back(bench: Bench, background: bool, policy: str) -> None:
+@pytest.mark.parametrize(
+    ("background", "cores", "policy", "session"),
+    [
+        (False, 1, "sched-batch", 10),
+        (False, 2, "sched-batch", 7),
+        (False, 8, "sched-batch", 4),
+        (True, 2, "sched-idle", 19),
+    ],
+)
+def test_steps_back(bench: Bench, background: bool, cores: int, policy: str, session: int) -> None:
     outcome = bench.run(
         bench.script("""
             import os, pathlib, time
             print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), open("/proc/self/oom_score_adj").read())
             while "nice 0" in open("/proc/self/autogroup").read():
                 time.sleep(0.01)
+            print(open("/proc/self/autogroup").read())
         """),
         background=background,
+        cores=cores,
         total=5.0,
     )
     assert {"nice", policy, "ioprio", "oom-score"} <= set(outcome.yielding)
@@ -143,6 +153,7 @@ def test_steps_back(bench: Bench, background: bool, policy: str) -> None:
     assert int(score) >= 500
     if outcome.status == "exited":  # else a kernel without autogroups
         assert "autogroup" in outcome.yielding
+        assert outcome.log_tail.rstrip().endswith(f"nice {session}")
 
 
 def test_total_limit(bench: Bench) -> None:

@@ -247,7 +247,8 @@ def test_what_a_job_gets(shop: Shop) -> None:
     assert shop.pool.counts.warm == 1
     assert outcome.log_tail == plain.log_tail
     assert "ONLY_WORKER" not in outcome.log_tail
-    assert outcome.yielding == plain.yielding
+    # The session's autogroup is lowered from outside, a moment after the start: one of the two may have ended by then.
+    assert set(outcome.yielding) - {"autogroup"} == set(plain.yielding) - {"autogroup"}
 
 
 def test_a_module_is_run_as_python_runs_it(shop: Shop) -> None:

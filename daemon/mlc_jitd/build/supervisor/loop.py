@@ -29,7 +29,8 @@ _CHUNK = 1024 * 1024
 _LEFTOVER_GRACE = 1.0  # what outlives the command: time for multiprocessing's tracker to tidy up, not more
 _KILL_AGAIN = 0.02
 _KILL_PATIENCE = 10.0  # a process of another user, or one stuck in the kernel, can't be waited for
-_AUTOGROUP_NICE = {False: 10, True: 19}
+_AUTOGROUP_NICE = {1: 10, 2: 7, 3: 5}  # by cores: about a tenth of a session's weight for each, as in `build.cgroup`
+_AUTOGROUP_LEAST, _AUTOGROUP_MOST = 19, 4
 
 
 class Supervision:
@@ -244,7 +245,9 @@ class Supervision:
                 self._end("out-of-memory", f"its processes used {held:,} bytes of memory, the limit is {limit:,}", 0.0)
 
     def _lower_autogroups(self, processes: list[tree.Process]) -> None:
-        nice = _AUTOGROUP_NICE[self._job.background]
+        nice = _AUTOGROUP_NICE.get(self._job.cores, _AUTOGROUP_MOST)
+        if self._job.background:
+            nice = _AUTOGROUP_LEAST
         for process in processes:
             if process.session in self._autogroups or process.session == self._session:
                 continue

@@ -16,8 +16,8 @@ class Job:
     """The job as it came in; times in seconds, sizes in bytes, None for no limit."""
 
     __slots__ = (
-        "argv", "background", "cwd", "env", "grace", "groups", "id", "inherit", "line_rate", "log", "log_bytes",
-        "marks", "memory_bytes", "silence", "total",
+        "argv", "background", "cores", "cwd", "env", "grace", "groups", "id", "inherit", "line_rate", "log",
+        "log_bytes", "marks", "memory_bytes", "silence", "total",
     )  # fmt: skip
 
     id: str
@@ -32,6 +32,7 @@ class Job:
     memory_bytes: int | None
     grace: float
     groups: list[tuple[str, list[str]]]  # control groups to enter, and what then holds
+    cores: int
     background: bool
     line_rate: float
     marks: list[str]
