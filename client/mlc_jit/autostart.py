@@ -28,7 +28,10 @@ ANOTHER_RUNS = 3
 ANOTHER_SECONDS = 6.0
 """How long a daemon that holds the lock and is not listening is waited for; longer than it takes to notice that."""
 
-_NOT_FOR_THE_DAEMON = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
+_NOT_FOR_THE_DAEMON = (
+    "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC",
+    "MLC_JITD_JOB", "MLC_JITD_OWNER",  # a daemon that a compiler started is no part of that compile
+)  # fmt: skip
 
 
 def ensure(places: Locations) -> None:

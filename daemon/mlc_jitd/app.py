@@ -17,7 +17,7 @@ from mlc_jit._version import __version__
 from mlc_jit.locations import Locations, locate
 from mlc_jitd import notify
 from mlc_jitd.broker import Broker
-from mlc_jitd.build import JobGroups, WarmCompilers
+from mlc_jitd.build import JobGroups, WarmCompilers, end_leftovers_soon, owner_of
 from mlc_jitd.config import Settings, gather
 from mlc_jitd.door import Door
 from mlc_jitd.engine import Engine
@@ -51,9 +51,12 @@ def make_work(
 ) -> Work:
     """Identity, store and toolchains over one home, opened; who gives warm compilers calls `Work.close`.
 
+    What compiles of a daemon that was killed with its supervisors left behind is ended, beside everything else.
+
     Raises:
         StoreUnwritableError: The home can't be used at all. One that can only be read is no error: hits are served.
     """
+    end_leftovers_soon(home)
     store = Store(home)
     report = store.open()
     for warning in report.warnings:
@@ -66,6 +69,7 @@ def make_work(
         silence=settings.silence_seconds,
         warm=warm,
         groups=groups,
+        owner=owner_of(home),
     )
 
 
@@ -89,7 +93,9 @@ def run(
     try:
         gauge = Gauge(capacity.read)
         groups = _groups(settings)
-        work = make_work(places.home, settings, warm=_warm(settings, gauge, groups), groups=groups)
+        work = make_work(
+            places.home, settings, warm=_warm(settings, gauge, groups, owner_of(places.home)), groups=groups
+        )
         broker, queue = Broker(backoff=settings.backoff_seconds), Queue(_queue_settings(settings))
         engine = Engine(
             work,
@@ -130,7 +136,7 @@ def _groups(settings: Settings) -> JobGroups:
     return groups
 
 
-def _warm(settings: Settings, gauge: Gauge, groups: JobGroups) -> WarmCompilers | None:
+def _warm(settings: Settings, gauge: Gauge, groups: JobGroups, owner: str) -> WarmCompilers | None:
     if not settings.warm:
         return None
     return WarmCompilers(
@@ -138,6 +144,7 @@ def _warm(settings: Settings, gauge: Gauge, groups: JobGroups) -> WarmCompilers 
         idle=settings.warm_idle_seconds,
         memory_free=lambda: gauge.now().memory_available,
         groups=groups,
+        owner=owner,
     )
 
 

@@ -117,6 +117,7 @@ class Work:
         silence: Seconds that a compiler may be silent; 0 for no limit.
         warm: Compilers that are imported already; without them, each compile is a process of its own from the start.
         groups: Where such a process gets a control group of its own.
+        owner: Who works, as its compiles' processes name it.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Work:
         silence: float,
         warm: WarmCompilers | None = None,
         groups: JobGroups | None = None,
+        owner: str = "",
     ) -> None:
         self.identifier = identifier
         self.store = store
@@ -137,6 +139,7 @@ class Work:
         self._silence = silence
         self._warm = warm
         self._groups = groups
+        self._owner = owner
         self.logs = store.layout.library / ".logs"
 
     def limit(self, *, total: float, silence: float) -> None:
@@ -242,7 +245,9 @@ class Work:
             started = time.time()
             enter(Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}"))
             if self._warm is None:
-                outcome = run(command, limits, log=log, on_line=on_line, stop=stop, groups=self._groups)
+                outcome = run(
+                    command, limits, log=log, on_line=on_line, stop=stop, groups=self._groups, owner=self._owner
+                )
             else:
                 kind = self._kind(identity, toolchain)
                 outcome = self._warm.run(command, kind, limits, log=log, on_line=on_line, stop=stop)

@@ -12,6 +12,7 @@ import pytest
 
 from harness.daemons import alive, status, until, waiters
 from mlc_jit import jit
+from mlc_jitd.build import owners
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,48 @@ def test_the_supervisor(
     assert place.artifacts() == place.manifests() == []
     gate.touch()
     assert Path(jit(gated, {}, "cpu").model_lib_path).is_file()
+
+
+def test_the_daemon_and_the_supervisor_at_the_same_moment(
+    start_daemon: Callable[..., Daemon], double: Double, gate: Path, gated: Path, client: Clients, place: Place
+) -> None:
+    """The kernel ends the command; its children, which nobody is left to end, are the next daemon's to end."""
+    daemon = start_daemon(MLC_JITD_WARM="off")
+    asking = client.ask(gated)
+    until(lambda: len(double.children()) == 2)
+    family, hidden = double.starts(), double.children()
+    asking.kill()  # so that no daemon is started yet
+    (supervisor,) = psutil.Process(daemon.pid).children()
+    assert "boot.py" in " ".join(supervisor.cmdline())
+    for pid in (daemon.pid, supervisor.pid):
+        kill(pid)
+    until(lambda: not any(alive(pid) for pid in family), what="the command's end")
+    assert any(alive(pid) for pid in hidden), "what the test is about"
+    place.stale_sockets = True
+    start_daemon()
+    until(lambda: not any(alive(pid) for pid in hidden), what="the end of what was left")
+    gate.touch()
+    assert Path(jit(gated, {}, "cpu").model_lib_path).is_file()
+
+
+def test_the_next_daemon_ends_nothing_of_those_that_live(
+    start_daemon: Callable[..., Daemon], double: Double, gate: Path, gated: Path, client: Clients, place: Place
+) -> None:
+    """One compile of a daemon, and one of a `once`; a further process over the same home looks for leftovers."""
+    blocked = place.root / "file"
+    blocked.touch()
+    start_daemon()
+    by_daemon = client.ask(gated)
+    until(lambda: len(double.children()) == 2)
+    other = double.model("other", told={"setsid": 1, "children": 1, "wait_for": gate}, vocab_size=77)
+    by_once = client.ask(other, MLC_JITD_RUNTIME_DIR=str(blocked / "r"))
+    until(lambda: len(double.children()) == 4)
+    running = [*double.starts(), *double.children()]
+    assert owners.end_leftovers(place.cache) == []
+    assert all(alive(pid) for pid in running)
+    gate.touch()
+    assert Path(by_daemon.path()).is_file()
+    assert Path(by_once.path()).is_file()
 
 
 @pytest.mark.parametrize("whom", ["the client", "its helper", "the compiler"])

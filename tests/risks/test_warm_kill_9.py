@@ -149,10 +149,7 @@ def test_all_of_it_at_the_same_moment(started: tuple[Family, Clients], double: D
     children = double.children()
     for each in (family.daemon, family.keeper, family.worker, family.supervisor):
         kill(each)
-    gone(*family.pids())
-    for pid in children:  # nobody was left to end them: documented
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+    gone(*family.pids(), *children)  # the children: by the daemon that the client starts
     gate.touch()
     assert Path(asking.path()).is_file()
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from .cgroup import JobGroups
 from .limits import CommandLike, Limits, Outcome, Status
+from .owners import end_leftovers_soon
+from .owners import name_of as owner_of
 from .runner import run
 from .stop import StopReason, StopSignal
 from .warm import Kind, WarmCompilers
@@ -22,5 +24,7 @@ __all__ = [
     "StopReason",
     "StopSignal",
     "WarmCompilers",
+    "end_leftovers_soon",
+    "owner_of",
     "run",
 ]

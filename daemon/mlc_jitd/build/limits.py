@@ -24,7 +24,7 @@ class CommandLike(Protocol):
 
     @property
     def env(self) -> tuple[tuple[str, str], ...]:
-        """The whole environment; only MLC_JITD_JOB is added."""
+        """The whole environment; only MLC_JITD_JOB and MLC_JITD_OWNER are added."""
 
     @property
     def cwd(self) -> Path:

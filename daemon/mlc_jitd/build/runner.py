@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from . import orphans
 from .limits import Outcome
+from .owners import OWNER
 from .supervisor.log import unfinished_tail
 from .text import clean_line, clean_text
 
@@ -67,6 +68,7 @@ def run(
     inherit: tuple[int, ...] = (),
     start: Callable[[], SupervisorLike] | None = None,
     groups: JobGroups | None = None,
+    owner: str = "",
 ) -> Outcome:
     """Run a command and return when it and all of its descendants are gone. Blocks; call it in a thread.
 
@@ -79,6 +81,7 @@ def run(
         inherit: Descriptors that the command gets under their own numbers; here they are closed once it has them.
         start: Gives another supervisor than a new process.
         groups: Where the command gets a control group of its own, if one can be had.
+        owner: Who runs it, as `owners.name_of` says: told to its processes.
 
     Returns:
         How it ended. A command that can't be started is an outcome (``lost``), not an exception.
@@ -88,7 +91,7 @@ def run(
 
     Not guaranteed: on macOS, that a descendant which left the process group and lost its parent is found. Anywhere,
     what other services start on the command's behalf; and when the supervisor and this process are killed at the same
-    moment, more than the end of the command itself (its children stay).
+    moment, more than the end of the command itself (its children stay until `owners.end_leftovers`).
     """
     job = uuid.uuid4().hex
     try:
@@ -108,6 +111,9 @@ def run(
     )
     message: dict[str, object] = {
         "id": job,
+        "env": {
+            _portable(name): _portable(value) for name, value in (*command.env, *([(OWNER, owner)] if owner else ()))
+        },
         "inherit": inherit,
         "groups": [(_portable(str(folder)), holds) for folder, holds in group.entries] if group is not None else [],
     }
@@ -269,7 +275,6 @@ def _job_text(given: dict[str, object], command: CommandLike, limits: Limits, lo
     message = {
         **given,
         "argv": [_portable(part) for part in command.argv],
-        "env": {_portable(name): _portable(value) for name, value in command.env},
         "cwd": _portable(str(command.cwd)),
         "log": _portable(str(log.absolute())),
         "total": limits.total,

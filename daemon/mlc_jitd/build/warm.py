@@ -86,16 +86,24 @@ class WarmCompilers:
         idle: Seconds after which a worker that served nobody ends.
         memory_free: Bytes that the host has left now.
         groups: Where workers and jobs get control groups of their own.
+        owner: As in `run`.
     """
 
     def __init__(
-        self, *, most: int, idle: float, memory_free: Callable[[], int], groups: JobGroups | None = None
+        self,
+        *,
+        most: int,
+        idle: float,
+        memory_free: Callable[[], int],
+        groups: JobGroups | None = None,
+        owner: str = "",
     ) -> None:
         self.counts = WarmCounts()
         self._most = most if sys.platform == "linux" and hasattr(os, "pidfd_open") else 0
         self._idle = idle
         self._memory_free = memory_free
         self._groups = groups
+        self._owner = owner
         self._lock = threading.Lock()
         self._workers: dict[tuple[Hashable, str], Worker] = {}
         self._ending: list[Worker] = []
@@ -130,7 +138,7 @@ class WarmCompilers:
             if outcome is not None:
                 return outcome
         self.counts.plain += 1
-        return run(command, limits, log=log, on_line=on_line, stop=stop, groups=self._groups)
+        return run(command, limits, log=log, on_line=on_line, stop=stop, groups=self._groups, owner=self._owner)
 
     def workers(self) -> list[Worker]:
         """Those that would get a job now."""
@@ -204,7 +212,7 @@ class WarmCompilers:
 
     def _start(self, key: tuple[Hashable, str], kind: Kind) -> Worker | None:
         try:
-            worker = Worker(kind.make, kind.holds, f"warm-{next(self._numbers)}", self._groups)
+            worker = Worker(kind.make, kind.holds, f"warm-{next(self._numbers)}", self._groups, self._owner)
         except OSError as error:
             logger.warning("no warm compiler can be started: %s", error)
             return None
@@ -239,7 +247,14 @@ class WarmCompilers:
             return None
         try:
             outcome = run(
-                command, limits, log=log, on_line=on_line, stop=stop, start=lambda: forked, groups=self._groups
+                command,
+                limits,
+                log=log,
+                on_line=on_line,
+                stop=stop,
+                start=lambda: forked,
+                groups=self._groups,
+                owner=self._owner,
             )
         finally:
             forked.close()

@@ -60,6 +60,7 @@ class Worker:
         holds: Whether the compiler is still the one that was to be imported.
         name: For its thread.
         groups: Where it gets a control group of its own; its jobs leave that for theirs.
+        owner: As in `run`.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Worker:
         holds: Callable[[], bool],
         name: str,
         groups: JobGroups | None = None,
+        owner: str = "",
     ) -> None:
         self.name = name
         self.used = time.monotonic()
@@ -79,6 +81,7 @@ class Worker:
         self.outcome: Outcome | None = None
         self._holds: Callable[[], bool] | None = holds
         self._groups = groups
+        self._owner = owner
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._greeted = False
@@ -195,6 +198,7 @@ class Worker:
                 stop=self._stop,
                 inherit=(theirs,),
                 groups=self._groups,
+                owner=self._owner,
             )
         finally:
             self._ended.set()
