@@ -249,6 +249,7 @@ def make_request(
         toolchain=_toolchain(),
         environment=variables.own(),
         prewarm=prewarm,
+        acceleration="off" if os.environ.get("MLC_JITD_ACCELERATION", "").strip().lower() == "off" else "",
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from mlc_jit._version import __version__
 from mlc_jit.locations import Locations, locate
 from mlc_jitd import notify
+from mlc_jitd.acceleration import Acceleration
 from mlc_jitd.broker import Broker
 from mlc_jitd.build import JobGroups, WarmCompilers, end_leftovers_soon, owner_of
 from mlc_jitd.config import Settings, gather
@@ -30,7 +31,7 @@ from mlc_jitd.schedule.capacity.cgroups import Groups
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.schedule.queue import Queue
 from mlc_jitd.server import Server
-from mlc_jitd.store import Store
+from mlc_jitd.store import KernelStore, Store
 from mlc_jitd.toolchains import toolchain
 from mlc_jitd.work import Work
 
@@ -70,7 +71,14 @@ def make_work(
         warm=warm,
         groups=groups,
         owner=owner_of(home),
+        acceleration=_acceleration(store, settings),
     )
+
+
+def _acceleration(store: Store, settings: Settings) -> Acceleration | None:
+    if settings.acceleration == "off":
+        return None
+    return Acceleration(KernelStore(store.layout.library, limit=settings.kernel_bytes))
 
 
 def run(

@@ -95,6 +95,16 @@ class Settings:
         page="scheduling.md#stepping-back",
     )
 
+    acceleration: str = _setting(
+        "off",
+        "`auto`: kernels are compiled apart, in parallel, and reused where the compiler's TVM is known; `off`",
+        kind=values.words({each: each for each in ("auto", "off")}),
+        page="kernels.md",
+    )
+    kernel_bytes: int = _setting(
+        2 << 30, "bytes that kernels may take in the cache; the least recently used go first", page="kernels.md"
+    )
+
     @classmethod
     def load(
         cls,

@@ -117,7 +117,9 @@ class Engine:
         self._queue = jobs
         self._gauge = gauge
         self._likeness = likeness
-        self._overview = Overview(work.store, places, log_path)
+        self._overview = Overview(
+            work.store, places, log_path, kernels=work.acceleration.store if work.acceleration is not None else None
+        )
         self.drain_seconds = drain_seconds
         self._answers = Answers(work.store.unchanged, work.identifier.recheck)
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
@@ -514,7 +516,7 @@ class Engine:
     def _status(self, peer: Peer, id_: int) -> None:
         now = time.monotonic()
         jobs = tuple(job_row(job, self._jobs[job.key], now) for job in self._broker.jobs.values())
-        counters = self.counters + Counter(self._work.store.counters())
+        counters = self.counters + Counter(self._work.counters())
         if self._replies is not None:
             counters += self._replies.counters
         counters["hits"] += self._remembered_hits

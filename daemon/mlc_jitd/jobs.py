@@ -80,6 +80,7 @@ def carry_out(
         cores=grant.cores,
         memory=min(filter(None, (grant.memory if state.retried else 0, memory_total)), default=None),
         background=background,
+        accelerated=request.acceleration != "off" and not state.retried,
     )
     try:
         return work.build(order, report, state.stop)

@@ -131,6 +131,7 @@ def _try(
         cores=slots(host, QueueSettings(cores_per_job=settings.cores_per_job or None)).cores,
         memory=host.memory_total or None,
         background=request.prewarm,
+        accelerated=request.acceleration != "off",
     )
     built = work.build(order, report, stop)
     plain = result(request.id, found.identity, built.entry)

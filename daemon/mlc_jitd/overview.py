@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlc_jit.locations import Locations
-    from mlc_jitd.store import Store
+    from mlc_jitd.store import KernelStore, Store
 
 LISTING_CHUNK = 500
 """Entries in one message of a listing."""
@@ -26,10 +26,12 @@ class Overview:
         store: The cache.
         places: Where the daemon is.
         log_path: Its log file, if it has one.
+        kernels: The kernels of all toolchains, where they are kept.
     """
 
-    def __init__(self, store: Store, places: Locations, log_path: str) -> None:
+    def __init__(self, store: Store, places: Locations, log_path: str, *, kernels: KernelStore | None = None) -> None:
         self._store = store
+        self._kernels = kernels
         self._places = places
         self._log_path = log_path
 
@@ -59,6 +61,9 @@ class Overview:
 
         def made() -> m.Status:
             totals = self._store.totals()
+            if self._kernels is not None:
+                known = self._kernels.totals()
+                counters.update(kernels=known.kernels, kernel_bytes=known.bytes)
             return m.Status(
                 id=id_,
                 version=__version__,

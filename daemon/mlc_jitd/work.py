@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlc_jit.errors import (
-    CompileCancelledError,
-    CompileError,
-    CompileKilledError,
-    CompileOutOfMemoryError,
-    CompileTimedOutError,
-    ConfigInvalidError,
-    DaemonUnavailableError,
-    DrainingError,
-    JitError,
-)
+from mlc_jit.errors import CompileError, ConfigInvalidError, DaemonUnavailableError
 from mlc_jitd.build import JobGroups, Kind, Limits, Outcome, StopSignal, WarmCompilers, run
 from mlc_jitd.headway import Stopwatch
 from mlc_jitd.store import (
@@ -31,6 +23,7 @@ from mlc_jitd.store import (
     CompileRecord,
     Entry,
     Found,
+    KernelRecord,
     KeyLock,
     Missing,
     ModelRecord,
@@ -38,12 +31,13 @@ from mlc_jitd.store import (
     Store,
     ToolchainRecord,
 )
+from mlc_jitd.toolchains import kernels
 from mlc_jitd.toolchains.base import Stage, Toolchain
+from mlc_jitd.verdicts import require_success, stopped
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mlc_jit.messages import JitRequest
+    from mlc_jitd.acceleration import Acceleration
     from mlc_jitd.identity import Identifier, Identity
 
 logger = logging.getLogger(__name__)
@@ -86,6 +80,7 @@ class Order:
         cores: Threads the compiler may use.
         memory: Bytes its process tree may hold, ``None`` for no limit.
         background: Nobody waits for it.
+        accelerated: Kernels may be compiled apart and reused, where that is possible; the result is the same.
     """
 
     identity: Identity
@@ -96,6 +91,7 @@ class Order:
     cores: int = 1
     memory: int | None = None
     background: bool = False
+    accelerated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +100,20 @@ class Built:
 
     entry: Entry
     compiled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What running the compiler takes, the first time and again."""
+
+    order: Order
+    toolchain: Toolchain
+    staging: Path
+    output: Path
+    log: Path
+    enter: Report
+    on_line: Callable[[str], None]
+    stop: StopSignal
 
 
 class Work:
@@ -118,6 +128,7 @@ class Work:
         warm: Compilers that are imported already; without them, each compile is a process of its own from the start.
         groups: Where such a process gets a control group of its own.
         owner: Who works, as its compiles' processes name it.
+        acceleration: Compiles kernels apart and reuses them; without it, every compile is the compiler's own.
     """
 
     def __init__(
@@ -131,6 +142,7 @@ class Work:
         warm: WarmCompilers | None = None,
         groups: JobGroups | None = None,
         owner: str = "",
+        acceleration: Acceleration | None = None,
     ) -> None:
         self.identifier = identifier
         self.store = store
@@ -140,6 +152,7 @@ class Work:
         self._warm = warm
         self._groups = groups
         self._owner = owner
+        self.acceleration = acceleration
         self.logs = store.layout.library / ".logs"
 
     def limit(self, *, total: float, silence: float) -> None:
@@ -185,6 +198,11 @@ class Work:
         finally:
             lock.release()
 
+    def counters(self) -> dict[str, int]:
+        """What the store and the kernels' store counted."""
+        apart = {} if self.acceleration is None else self.acceleration.store.counters()
+        return {**self.store.counters(), **apart}
+
     def close(self) -> None:
         """End the warm compilers, when no compile runs any more."""
         if self._warm is not None:
@@ -198,7 +216,7 @@ class Work:
         thawed_at = time.monotonic()
         while not lock.acquire(LOCK_SLICE_SECONDS):
             if stop.reason is not None:
-                raise _stopped(stop.reason, lock.key)
+                raise stopped(stop.reason, lock.key)
             frozen = lock.frozen()
             if not frozen:
                 thawed_at = time.monotonic()
@@ -222,7 +240,7 @@ class Work:
             report(stage)
 
         def on_line(line: str) -> None:
-            stage = toolchain.stage(line)
+            stage = kernels.stage(line) or toolchain.stage(line)
             if stage is not None:
                 enter(stage)
             fallback = toolchain.degraded(line)
@@ -231,28 +249,16 @@ class Work:
 
         log = self._log(identity.key)
         with self.store.staging(identity.key, need=STAGING_BYTES) as staging:
-            scratch = staging / "scratch"
-            scratch.mkdir()
             output = staging / f"lib.{identity.suffix}"
-            command = toolchain.command(identity.job, scratch=scratch, output=output, cores=order.cores)
-            limits = Limits(
-                total=self._total or None,
-                silence=self._silence or None,
-                memory_bytes=order.memory,
-                cores=order.cores,
-                background=order.background,
-            )
             started = time.time()
-            enter(Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}"))
-            if self._warm is None:
-                outcome = run(
-                    command, limits, log=log, on_line=on_line, stop=stop, groups=self._groups, owner=self._owner
-                )
-            else:
-                kind = self._kind(identity, toolchain)
-                outcome = self._warm.run(command, kind, limits, log=log, on_line=on_line, stop=stop)
+            acceleration = self._acceleration_for(order)
+            attempt = _Attempt(order, toolchain, staging, output, log, enter, on_line, stop)
+            outcome = self._run(attempt, acceleration)
+            if acceleration is not None and not outcome.succeeded and acceleration.is_suspect(staging, outcome):
+                acceleration = None
+                outcome = self._run(attempt, None)
             stages = watch.stop(time.monotonic())
-            _require_success(outcome, identity, toolchain)
+            require_success(outcome, identity, toolchain)
             if not output.is_file():
                 raise CompileError(
                     "The compiler said that it succeeded, but left no library.",
@@ -270,8 +276,43 @@ class Work:
                     key=identity.key,
                 )
             report(Stage("publish"))
-            about = _about(order, outcome, started=started, stages=stages, degraded=tuple(degraded))
+            record = KernelRecord() if acceleration is None else acceleration.settle(staging)
+            about = _about(order, outcome, started=started, stages=stages, degraded=tuple(degraded), apart=record)
             return self.store.publish(identity.key, output, about)
+
+    def _acceleration_for(self, order: Order) -> Acceleration | None:
+        wanted = self.acceleration if order.accelerated else None
+        return wanted if wanted is not None and wanted.takes(order.identity.toolchain) else None
+
+    def _run(self, attempt: _Attempt, acceleration: Acceleration | None) -> Outcome:
+        """One run of the compiler, in a warm one where there is one."""
+        order, toolchain = attempt.order, attempt.toolchain
+        attempt.output.unlink(missing_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=attempt.staging))
+        job = order.identity.job
+        command = toolchain.command(job, scratch=scratch, output=attempt.output, cores=order.cores)
+        if acceleration is not None:
+            command = acceleration.command(command, order.identity, attempt.staging, cores=order.cores)
+        limits = Limits(
+            total=self._total or None,
+            silence=self._silence or None,
+            memory_bytes=order.memory,
+            cores=order.cores,
+            background=order.background,
+        )
+        attempt.enter(Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}"))
+        if self._warm is None:
+            return run(
+                command,
+                limits,
+                log=attempt.log,
+                on_line=attempt.on_line,
+                stop=attempt.stop,
+                groups=self._groups,
+                owner=self._owner,
+            )
+        kind = self._kind(order.identity, toolchain)
+        return self._warm.run(command, kind, limits, log=attempt.log, on_line=attempt.on_line, stop=attempt.stop)
 
     def _kind(self, identity: Identity, toolchain: Toolchain) -> Kind:
         """Which warm compiler serves an identity."""
@@ -295,69 +336,14 @@ class Work:
         return self.logs / f"{key}.log"
 
 
-def _require_success(outcome: Outcome, identity: Identity, toolchain: Toolchain) -> None:
-    """Raise what a failed outcome means; the sentence says what, the fields say where to read on."""
-    if outcome.succeeded:
-        return
-    cause = toolchain.root_cause(outcome.log_tail)
-    shown = f"{identity.toolchain.name} for key {identity.key[:12]}"
-
-    def error(cls: type[CompileError], message: str, remedy: str, reason: str) -> CompileError:
-        return cls(
-            message,
-            remedy=remedy,
-            reason=reason,
-            key=identity.key,
-            log_path=os.fspath(outcome.log_path),
-            log_tail=outcome.log_tail,
-        )
-
-    match outcome.status:
-        case "exited":
-            why = cause or f"exit status {outcome.exit_status}, and its log names no cause"
-            raise error(CompileError, f"The compile failed: {why}", "", f"exit-{outcome.exit_status}")
-        case "signalled":
-            why = f" It had said: {cause}" if cause else ""
-            raise error(
-                CompileKilledError,
-                f"The compiler ({shown}) was ended by signal {outcome.signal}.{why}",
-                "A crash of the compiler, or somebody's kill; ask again, and see its log if it comes back.",
-                f"signal-{outcome.signal}",
-            )
-        case "timed-out" | "silent":
-            what = "ran for longer than it may" if outcome.status == "timed-out" else "said nothing for too long"
-            raise error(
-                CompileTimedOutError,
-                f"The compiler ({shown}) {what} and was ended after {outcome.seconds:.0f} s.",
-                "Raise MLC_JITD_COMPILE_SECONDS or MLC_JITD_SILENCE_SECONDS for the daemon if it was only slow.",
-                outcome.status,
-            )
-        case "out-of-memory":
-            raise error(
-                CompileOutOfMemoryError,
-                f"The compiler ({shown}) ran out of memory at {outcome.peak_memory / 2**20:.0f} MiB. {outcome.detail}",
-                "Free memory on the host, or raise the limit that it ran under.",
-                "out-of-memory",
-            )
-        case "cancelled":
-            raise _stopped(outcome.detail if outcome.detail == "draining" else "", identity.key)
-        case _:
-            raise error(
-                CompileKilledError,
-                f"The compiler ({shown}) was lost: {outcome.detail or 'its supervisor ended'}.",
-                "Ask again.",
-                "lost",
-            )
-
-
-def _stopped(reason: str, key: str) -> JitError:
-    if reason == "draining":
-        return DrainingError("The daemon was stopped while it compiled this.", remedy="Ask again.", key=key)
-    return CompileCancelledError("The compile was cancelled.", remedy="Ask again to compile it.", key=key)
-
-
 def _about(
-    order: Order, outcome: Outcome, *, started: float, stages: dict[str, float], degraded: tuple[str, ...]
+    order: Order,
+    outcome: Outcome,
+    *,
+    started: float,
+    stages: dict[str, float],
+    degraded: tuple[str, ...],
+    apart: KernelRecord,
 ) -> About:
     identity = order.identity
     facts = identity.toolchain
@@ -381,6 +367,7 @@ def _about(
             started=started,
             log=os.fspath(outcome.log_path),
             stages=stages,
+            kernels=apart,
         ),
         degraded=degraded,
         config=_kept(identity.job.config),

@@ -47,6 +47,10 @@ def screen(status: m.Status) -> str:
     served = [_counted(count("hits", 0), "hit"), _counted(count("compiles", 0), "compile")]
     served += [f"{count('joins', 0)} joined", f"{count('failures', 0)} failed"]
     lines.append(f"  served  {', '.join(served)}")
+    if "kernels" in status.counters:
+        known = f"{_counted(count('kernels', 0), 'kernel')} known, {size(count('kernel_bytes', 0))}"
+        saved = clock(count("kernel_milliseconds_saved", 0) / 1000)
+        lines.append(f"  reused  {count('kernels_reused', 0)} of {known}; {saved} of processor time saved")
     running = sum(job.state != "queued" for job in status.jobs)
     slots = f" on {_counted(status.slots, 'slot')}" if status.slots else ""
     lines.append(f"  jobs    {running} running{slots}, {len(status.jobs) - running} queued")

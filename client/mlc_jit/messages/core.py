@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from mlc_jit.errors import JitError, error_class
 from mlc_jit.messages.base import LATER, MAX_LOG_TAIL_BYTES, PROTOCOL, Message, Policy, Source, ToolchainChoice
@@ -36,6 +36,8 @@ class JitRequest(Message):
         environment: Those of the declared variables (keyed and passed) that are set in the client.
         prewarm: Nobody is waiting at a screen: goes behind interactive requests.
         progress: Whether ``Progress`` messages are wanted.
+        acceleration: ``off``: a compile for this request does not compile kernels apart nor reuse any. No part of the
+            key, since the library computes the same: a hit, or a running compile, answers it as it is.
     """
 
     verb: ClassVar[str] = "jit"
@@ -51,6 +53,7 @@ class JitRequest(Message):
     environment: dict[str, str] = field(default_factory=dict)
     prewarm: bool = False
     progress: bool = False
+    acceleration: Literal["", "off"] = field(default="", metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from mlc_jitd.store.entry import Entry, Found, Missing, MissingReason, Totals
+from mlc_jitd.store.kernels import KernelStore, KernelTotals
 from mlc_jitd.store.layout import SUFFIXES, Layout, key_of_artifact, key_of_manifest
 from mlc_jitd.store.locks import KeyLock
-from mlc_jitd.store.manifest import About, CompileRecord, Manifest, ModelRecord, PartRecord, ToolchainRecord
+from mlc_jitd.store.manifest import (
+    About,
+    CompileRecord,
+    KernelRecord,
+    Manifest,
+    ModelRecord,
+    PartRecord,
+    ToolchainRecord,
+)
 from mlc_jitd.store.store import Store
 from mlc_jitd.store.sweep import SweepReport
 
@@ -15,6 +24,9 @@ __all__ = [
     "CompileRecord",
     "Entry",
     "Found",
+    "KernelRecord",
+    "KernelStore",
+    "KernelTotals",
     "KeyLock",
     "Layout",
     "Manifest",

@@ -59,6 +59,26 @@ class ModelRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRecord:
+    """How code generation went: ``way`` is ``kernels``, ``plain``, or empty where nobody tried to take it over.
+
+    Attributes:
+        why: What led to ``plain``.
+        total: Groups of functions that were compiled apart.
+        reused: How many of them were known.
+        saved: Seconds that the known ones once took, on one core.
+        spent: Seconds that the others took, on one core each.
+    """
+
+    way: str = ""
+    why: str = ""
+    total: int = 0
+    reused: int = 0
+    saved: float = 0.0
+    spent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompileRecord:
     """How the compile went.
 
@@ -67,6 +87,7 @@ class CompileRecord:
         started: Unix time.
         log: Path of the compiler's log.
         stages: Seconds per stage, in the order in which they came.
+        kernels: Compiled apart, and reused.
     """
 
     seconds: float = 0.0
@@ -75,6 +96,7 @@ class CompileRecord:
     started: float = 0.0
     log: str = ""
     stages: dict[str, float] = field(default_factory=dict)
+    kernels: KernelRecord = field(default_factory=KernelRecord)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

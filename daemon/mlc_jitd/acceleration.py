@@ -1,0 +1,91 @@
+"""Whether a compile's kernels are compiled apart and reused, and what came of it. docs/kernels.md has the whole.
+
+It joins what runs in the compiler (`toolchains/kernels`) with the kernels' store (`store/kernels`). What does not
+belong here: running compilers, and what is in a kernel's key beside the build of TVM.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mlc_jitd.identity.canonical import digest
+from mlc_jitd.store import KernelRecord
+from mlc_jitd.toolchains import kernels
+from mlc_jitd.toolchains.kernels.inside.mlc_jitd_kernels import selfcheck
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlc_jitd.build import Outcome
+    from mlc_jitd.identity import Identity, ToolchainFacts
+    from mlc_jitd.store import KernelStore
+    from mlc_jitd.toolchains import Command
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "kernels"
+"""In a build's staging folder."""
+
+
+class Acceleration:
+    """See the module's docstring. From any thread.
+
+    Args:
+        store: The kernels of all toolchains.
+    """
+
+    def __init__(self, store: KernelStore) -> None:
+        self.store = store
+
+    def takes(self, facts: ToolchainFacts) -> bool:
+        """Whether a toolchain's TVM may be one whose code generation is known; the compile itself looks closer."""
+        return dict(facts.versions).get("tvm", "").startswith(selfcheck.VERSIONS)
+
+    def command(self, command: Command, identity: Identity, staging: Path, *, cores: int) -> Command:
+        """The command that compiles kernels apart.
+
+        Args:
+            command: The toolchain's own.
+            identity: What is compiled, and by what.
+            staging: The build's folder.
+            cores: How many kernels at a time.
+
+        Raises:
+            OSError: The build's folder can't be written.
+        """
+        new = staging / FOLDER
+        new.mkdir()
+        return kernels.accelerated(
+            command, store=self.store.root, new=new, identity=build_of(identity.toolchain), workers=cores
+        )
+
+    def is_suspect(self, staging: Path, outcome: Outcome) -> bool:
+        """Whether a compile that failed may have failed because its kernels were compiled apart; counted if so."""
+        if outcome.status not in {"exited", "signalled"} or kernels.read_report(staging / FOLDER).way != "kernels":
+            return False
+        logger.warning("a compile failed behind its code generation, which was taken over: once more without")
+        self.store.gave_up()
+        return True
+
+    def settle(self, staging: Path) -> KernelRecord:
+        """Keep what a compile made; what the manifest says of it.
+
+        To be called when the compiler was seen to be still what the keys name.
+        """
+        report = kernels.read_report(staging / FOLDER)
+        self.store.take_in(staging / FOLDER, report)
+        return KernelRecord(
+            way=report.way,
+            why=report.why,
+            total=report.kernels,
+            reused=len(report.reused),
+            saved=report.saved,
+            spent=report.spent,
+        )
+
+
+def build_of(facts: ToolchainFacts) -> str:
+    """The build of TVM, by content: equal for all toolchains that have the same one, wherever they lie."""
+    packages = facts.value["packages"]
+    return digest([{name: packages.get(name) for name in ("tvm", "tvm_ffi")}, facts.value["startup"]])

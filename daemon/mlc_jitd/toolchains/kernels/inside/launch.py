@@ -1,0 +1,63 @@
+"""Run a compile with its code generation taken over: kernel by kernel, in parallel, known ones reused.
+
+    python -P launch.py --store FOLDER --new FOLDER --identity HEX --workers N -- -m MODULE ...
+    python -P launch.py … -- SCRIPT ...
+
+What follows `--` runs as it would have alone. Where this TVM is not a known one, or anything here fails, it runs alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+HERE = str(Path(__file__).resolve().parent)
+
+
+def main() -> None:
+    """Take over, then run what was given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--store", required=True, help="folder of known kernels, only read")
+    parser.add_argument("--new", required=True, help="folder for new kernels and the report")
+    parser.add_argument("--identity", required=True, help="the build of TVM")
+    parser.add_argument("--workers", type=int, required=True, help="kernels compiled at a time")
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    rest = given.rest[1:] if given.rest[:1] == ["--"] else given.rest
+    try:
+        _take_over(given)
+    except Exception:  # noqa: BLE001 - never worse than without
+        traceback.print_exc()
+        print("mlc-jitd kernels: plain: they can't be taken over, see above", file=sys.stderr, flush=True)
+    if rest[0] == "-m":
+        sys.argv[:] = ["-m", *rest[2:]]
+        runpy.run_module(rest[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv[:] = rest
+        runpy.run_path(rest[0], run_name="__main__")
+
+
+def _take_over(given: argparse.Namespace) -> None:
+    sys.path.insert(0, HERE)
+    try:
+        from mlc_jitd_kernels import selfcheck
+        from mlc_jitd_kernels.report import Report
+
+        report = Report()
+        why = selfcheck.mismatch()
+        if why:
+            report.plain(why)
+            report.write(given.new)
+            return
+        from mlc_jitd_kernels import hook
+
+        hook.install(hook.Settings(given.store, given.new, given.identity, given.workers), report)
+    finally:
+        sys.path.remove(HERE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Forked children of a compile that take one piece of work after the other; or this process, where it can't be forked.
+
+The pieces' numbers stand in a pipe that all children read, heaviest first; each end of one is told on a second pipe. A
+child ends with its parent, and belongs to the job's process tree like any other.
+"""
+
+# ruff: noqa: PTH208
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import struct
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_PR_SET_PDEATHSIG = 1
+_NUMBER = struct.Struct("<I")
+_DONE = struct.Struct("<I?d")
+_CHUNK = 1024
+"""Numbers written at once: less than any pipe holds."""
+
+
+class WorkerError(Exception):
+    """A child did not do its part; the text says which way it went."""
+
+
+def unforkable() -> str:
+    """Why this process must not be forked now, empty if it may be."""
+    if sys.platform != "linux":
+        return f"this is {sys.platform}"
+    threads = len(os.listdir("/proc/self/task"))
+    return "" if threads == 1 else f"{threads} native threads"
+
+
+def run(
+    order: Sequence[int], workers: int, work: Callable[[int], bool], done: Callable[[int, bool, float], None]
+) -> None:
+    """Do every piece once.
+
+    Args:
+        order: The pieces' numbers, in the order in which they are to start.
+        workers: How many at a time.
+        work: Does one; what it returns is passed on. Called in a child.
+        done: Told number, result and processor seconds of each piece that ended, here.
+
+    Raises:
+        WorkerError: A child died, or said that it failed; its output says why.
+    """
+    if unforkable():
+        for number in order:
+            began = time.process_time()
+            done(number, work(number), time.process_time() - began)
+        return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    for start in range(0, len(order), _CHUNK):
+        _fork(order[start : start + _CHUNK], workers, work, done)
+
+
+def _fork(
+    order: Sequence[int], workers: int, work: Callable[[int], bool], done: Callable[[int, bool, float], None]
+) -> None:
+    queue, queue_end = os.pipe()
+    told, told_end = os.pipe()
+    os.write(queue_end, b"".join(map(_NUMBER.pack, order)))
+    os.close(queue_end)
+    gc.freeze()
+    parent = os.getpid()
+    children: list[int] = []
+    try:
+        try:
+            for _ in range(min(workers, len(order))):
+                pid = os.fork()
+                if pid == 0:
+                    _serve(parent, queue, told_end, work)
+                children.append(pid)
+        finally:
+            os.close(told_end)
+        ended = _listen(told, done)
+        _wait(children)
+    finally:
+        os.close(queue)
+        os.close(told)
+        _kill(children)
+    if ended != len(order):
+        raise WorkerError(f"{len(order) - ended} of {len(order)} pieces were not done")
+
+
+def _serve(parent: int, queue: int, told: int, work: Callable[[int], bool]) -> None:
+    """The life of a child."""
+    status = 1
+    try:
+        gc.disable()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            return
+        while taken := os.read(queue, _NUMBER.size):
+            (number,) = _NUMBER.unpack(taken)
+            began = time.process_time()
+            result = work(number)
+            os.write(told, _DONE.pack(number, result, time.process_time() - began))
+        status = 0
+    except BaseException:  # noqa: BLE001 - it must not return into the parent's code
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _listen(told: int, done: Callable[[int, bool, float], None]) -> int:
+    """Until the last child has closed its end; how many pieces ended."""
+    ended = 0
+    kept = b""
+    while chunk := os.read(told, 65536):
+        kept += chunk
+        while len(kept) >= _DONE.size:
+            number, result, seconds = _DONE.unpack_from(kept)
+            kept = kept[_DONE.size :]
+            ended += 1
+            done(number, result, seconds)
+    return ended
+
+
+def _wait(children: list[int]) -> None:
+    bad = []
+    while children:
+        _, status = os.waitpid(children[-1], 0)
+        children.pop()
+        code = os.waitstatus_to_exitcode(status)
+        if code:
+            bad.append(f"signal {-code}" if code < 0 else f"exit status {code}")
+    if bad:
+        raise WorkerError(f"a child ended with {', '.join(bad)}")
+
+
+def _kill(children: list[int]) -> None:
+    """Those that are left because something went wrong here."""
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
