@@ -5,6 +5,7 @@ Its PYTHONPATH, if it needs one, comes from MLC_JITD_TEST_PYTHONPATH. The model 
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 
@@ -79,3 +80,15 @@ def test_what_the_compiler_refuses_is_told_with_its_own_cause(daemon, real, mode
         jit(model("broken", **broken), {}, "cpu")
     assert "assert" in str(failed.value).lower()
     assert failed.value.log_tail
+
+
+def test_a_library_that_is_compiled_again_computes_the_same(real, model, mlc_jit):
+    explicit = '{"kind":"llvm","mtriple":"x86_64-unknown-linux-gnu","mcpu":"x86-64-v3"}'
+    compiled = mlc_jit("compile", model(**TINY), "--device", explicit, "--json", limit=600)
+    key = json.loads(compiled.stdout)["key"]
+    done = mlc_jit("verify", key, "--recompile", "--json", limit=600)
+    (found,) = json.loads(done.stdout)["recompiled"]
+    assert (done.returncode, found["verdict"]) == (0, "equal"), found
+    functions = found["comparison"]["functions"]
+    assert {each["verdict"] for each in functions.values()} == {"equal"}
+    assert "batch_verify_to_last_hidden_states" in functions

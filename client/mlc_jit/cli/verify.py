@@ -32,6 +32,11 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("keys", metavar="KEY", nargs="*", help="only these: keys, or their beginnings")
     parser.add_argument("--repair", action="store_true", help="move what is damaged to quarantine")
+    parser.add_argument(
+        "--recompile",
+        action="store_true",
+        help="compile each KEY again, outside the cache, and compare what the two libraries compute",
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=run)
 
@@ -39,7 +44,7 @@ def add(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     progress = Progress()
-    words = [*arguments.keys, *(["--repair"] if arguments.repair else [])]
+    words = [*arguments.keys, *(f"--{name}" for name in ("repair", "recompile") if getattr(arguments, name))]
     try:
         report = upkeep("verify", *words, on_progress=progress.show)
     finally:
@@ -48,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=1))
     else:
         print(screen(report, width=shutil.get_terminal_size().columns))
-    return int(any(each["level"] == "problem" and not each["repaired"] for each in report["findings"]))
+    wrong = any(each["level"] == "problem" and not each["repaired"] for each in report["findings"])
+    return int(wrong or any(each["verdict"] != "equal" for each in report["recompiled"]))
 
 
 class Progress:
@@ -61,8 +67,12 @@ class Progress:
 
     def show(self, tally: Any) -> None:
         """Show it, if it is time to."""
-        line = f"mlc-jit: {tally['done']:,} of {tally['of']:,} entries, {size(tally['bytes'])}"
+        if "stage" in tally:
+            line = f"mlc-jit: {tally['stage']}: {tally['detail']}".rstrip(": ")
+        else:
+            line = f"mlc-jit: {tally['done']:,} of {tally['of']:,} entries, {size(tally['bytes'])}"
         if self._terminal:
+            line = line[: shutil.get_terminal_size().columns - 1]
             sys.stderr.write(f"\r{line:<{self._width}}")
             self._width = len(line)
         elif time.monotonic() - self._shown > LINE_SECONDS:
@@ -95,7 +105,41 @@ def screen(report: dict[str, Any], *, width: int) -> str:
         lines.append(
             f"{what} verified, {read}: {whole:,} {'is' if whole == 1 else 'are'} whole, {count - whole:,} not."
         )
+    for proof in report["recompiled"]:
+        lines += ["", *proof_lines(proof, width=max(_NARROWEST, min(width, _WIDEST)))]
     return "\n".join(lines)
+
+
+def proof_lines(proof: dict[str, Any], *, width: int) -> list[str]:
+    """What came of compiling one entry again."""
+    found = proof.get("comparison") or {}
+    functions: dict[str, dict[str, Any]] = found.get("functions", {})
+    equal = [name for name, each in functions.items() if each["verdict"] == "equal"]
+    text = [f"{proof['key'][:12]}  {proof['verdict']}"]
+    if proof["verdict"] == "equal":
+        values = sum(functions[name]["values"] for name in equal)
+        text[0] += f": {len(equal)} functions and kernels gave the same {values:,} values, bit for bit"
+    elif proof["why"]:
+        text[0] += f": {proof['why']}"
+    text += [f"-> {proof['remedy']}"] if proof["remedy"] else []
+    if functions:
+        text.append(f"compiled again in {duration(proof['seconds'])}, compared in {duration(found['seconds'])}")
+        text += [f"{name}: {each['why']}" for name, each in functions.items() if each["verdict"] != "equal"]
+        for what, names in (
+            ("called on the way", found["kernels"]["called"]),
+            ("called by the KV cache as its sequences need", found["kernels"]["by_cache"]),
+            ("called by nothing, and not compared", found["kernels"]["not_called"]),
+        ):
+            some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")  # noqa: PLR2004 - a line or two
+            text += [f"{len(names)} kernels {what}: {some}"] if names else []
+    lines: list[str] = []
+    for number, each in enumerate(text):
+        hang = " " * _KEY
+        first = "" if number == 0 else hang
+        lines += textwrap.wrap(
+            each, width, initial_indent=first, subsequent_indent=hang, break_on_hyphens=False, break_long_words=False
+        )
+    return lines
 
 
 def finding_lines(finding: dict[str, Any], *, width: int) -> list[str]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from mlc_jit.errors import RequestError
 from mlc_jit.locations import cache_home
 from mlc_jitd.store import Store
-from mlc_jitd.upkeep.verify import entries, folders
+from mlc_jitd.upkeep.verify import again, entries, folders
 
 if TYPE_CHECKING:
     import argparse
@@ -32,17 +33,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("keys", nargs="*", help="keys, or their beginnings; all of them if none is given")
     parser.add_argument("--repair", action="store_true", help="move what is damaged to quarantine")
+    parser.add_argument("--recompile", action="store_true", help="compile again, and compare what is computed")
 
 
 def run(arguments: argparse.Namespace, tell: Tell) -> Any:
     """Look, and repair where that was asked for.
 
     Raises:
-        RequestError: A key is none, or none of this cache.
+        RequestError: A key is none, or none of this cache; or everything was to be compiled again.
         StoreError: The cache's folder can't be looked at, or a repair is refused.
     """
     began = time.monotonic()
-    idle = step_back()
+    if arguments.recompile and not arguments.keys:
+        raise RequestError("To compile everything again takes hours.", remedy="Name the keys: verify KEY --recompile.")
+    idle = not arguments.recompile and step_back()
     home = cache_home()
     store = Store(home)
     trouble = list(folders.troubles(store.layout))
@@ -59,6 +63,7 @@ def run(arguments: argparse.Namespace, tell: Tell) -> Any:
         if time.monotonic() - told > TELL_SECONDS:
             told = time.monotonic()
             tell(dataclasses.asdict(tally))
+    took = round(time.monotonic() - began, 3)
     if not arguments.keys:
         trouble += folders.leftovers(store.layout, repaired=arguments.repair)
     return {
@@ -66,8 +71,9 @@ def run(arguments: argparse.Namespace, tell: Tell) -> Any:
         "entries": tally.done,
         "whole": tally.whole,
         "bytes": tally.bytes,
-        "seconds": round(time.monotonic() - began, 3),
+        "seconds": took,
         "idle_io": idle,
+        "recompiled": [each for key in keys if (each := again.prove(store, key, tell))] if arguments.recompile else [],
         "findings": [dataclasses.asdict(each) for each in (*trouble, *found)],
     }
 
