@@ -38,6 +38,7 @@ class Locations:
         start_lock: Held by the client that is starting a daemon.
         log: Where a daemon writes that nobody's terminal or journal listens to.
         start_error: What kept the last daemon from starting.
+        leases: Folder of what is in use, one file for each process that uses something.
     """
 
     home: Path
@@ -47,6 +48,7 @@ class Locations:
     start_lock: Path
     log: Path
     start_error: Path
+    leases: Path
 
 
 def cache_home(environ: Mapping[str, str] | None = None) -> Path:
@@ -145,6 +147,7 @@ def _locate(env: Mapping[str, str]) -> Locations:
         start_lock=runtime / f"{identity}.start",
         log=runtime / f"{identity}.log",
         start_error=runtime / f"{identity}.error",
+        leases=runtime / f"{identity}.leases",
     )
 
 

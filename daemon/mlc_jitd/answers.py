@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from mlc_jitd.identity import Identity
+    from mlc_jitd.server import Peer
     from mlc_jitd.store import Entry
 
 REMEMBERED = 1024
@@ -42,18 +43,23 @@ class Answers:
     Args:
         entry_unchanged: Whether an entry may be handed out again; stat only.
         identity_unchanged: Whether the toolchain is what it was; stat only.
+        lend: Told who is about to get an entry, before it is looked at; a look into a set when it was told before.
     """
 
     def __init__(
-        self, entry_unchanged: Callable[[Entry], bool], identity_unchanged: Callable[[Identity], bool]
+        self,
+        entry_unchanged: Callable[[Entry], bool],
+        identity_unchanged: Callable[[Identity], bool],
+        lend: Callable[[Peer, Entry], None],
     ) -> None:
+        self._lend = lend
         self._entry_unchanged = entry_unchanged
         self._identity_unchanged = identity_unchanged
         self._looked: dict[int, tuple[Identity, float]] = {}
         self._known: OrderedDict[Hashable, Answer] = OrderedDict()
         self._lock = threading.Lock()
 
-    def recall(self, request: JitRequest) -> Result | None:
+    def recall(self, peer: Peer, request: JitRequest) -> Result | None:
         """The answer to a request that may be answered from the cache, if it is known and still true."""
         if request.policy not in ("ON", "READONLY"):
             return None
@@ -61,6 +67,7 @@ class Answers:
         answer = self._known.get(question)
         if answer is None:
             return None
+        self._lend(peer, answer.entry)  # before the look: a collector that came first has taken the manifest away
         if not (self._entry_unchanged(answer.entry) and self._same_toolchain(answer.identity)):
             with self._lock:
                 self._known.pop(question, None)

@@ -98,6 +98,7 @@ class Engine:
         places: For the greeting and the status.
         log_path: The daemon's log file, if it has one.
         drain_seconds: How long running jobs may go on once the daemon drains.
+        lend: Told who gets an entry, before the last look at it.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Engine:
         places: Locations,
         log_path: str,
         drain_seconds: float,
+        lend: Callable[[Peer, Entry], None] = lambda _peer, _entry: None,
     ) -> None:
         self._work = work
         self._broker = broker
@@ -121,7 +123,8 @@ class Engine:
             work.store, places, log_path, kernels=work.acceleration.store if work.acceleration is not None else None
         )
         self.drain_seconds = drain_seconds
-        self._answers = Answers(work.store.unchanged, work.identifier.recheck)
+        self._lend = lend
+        self._answers = Answers(work.store.unchanged, work.identifier.recheck, lend)
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         # Apart: whoever looks after a daemon must not wait behind interpreters that are slow to answer.
@@ -187,7 +190,7 @@ class Engine:
         return None
 
     def _recall(self, peer: Peer, request: m.JitRequest) -> m.Result | None:
-        answer = self._answers.recall(request)
+        answer = self._answers.recall(peer, request)
         if answer is None:
             self._post(self._asked, peer, request)
             return None
@@ -455,11 +458,17 @@ class Engine:
                     self._jobs[each.key].stop.stop("cancelled")
 
     def _deliver(self, instruction: b.Deliver) -> None:
-        asking = self._asking.pop(instruction.asker, None)
+        asking = self._asking.get(instruction.asker)
         if asking is None or asking.identity is None:
             return
         identity = asking.identity
         entry = self._entries[instruction.key]
+        if asking.peer.identity not in self._inner:
+            self._lend(asking.peer, entry)
+            if not self._work.store.still(entry):  # it was collected since it was found
+                self._look_up(instruction.asker, asking)
+                return
+        del self._asking[instruction.asker]
         if instruction.source == "hit":
             self.counters["hits"] += 1
         if instruction.source == "joined":

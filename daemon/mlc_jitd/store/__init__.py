@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlc_jitd.store.entry import Entry, Found, Missing, MissingReason, Totals
 from mlc_jitd.store.kernels import KernelStore, KernelTotals
 from mlc_jitd.store.layout import SUFFIXES, Layout, key_of_artifact, key_of_manifest
+from mlc_jitd.store.leases import Holder, Leases
 from mlc_jitd.store.locks import KeyLock
 from mlc_jitd.store.manifest import (
     About,
@@ -17,6 +18,7 @@ from mlc_jitd.store.manifest import (
 )
 from mlc_jitd.store.store import Store
 from mlc_jitd.store.sweep import SweepReport
+from mlc_jitd.store.uses import Uses
 
 __all__ = [
     "SUFFIXES",
@@ -24,11 +26,13 @@ __all__ = [
     "CompileRecord",
     "Entry",
     "Found",
+    "Holder",
     "KernelRecord",
     "KernelStore",
     "KernelTotals",
     "KeyLock",
     "Layout",
+    "Leases",
     "Manifest",
     "Missing",
     "MissingReason",
@@ -38,6 +42,7 @@ __all__ = [
     "SweepReport",
     "ToolchainRecord",
     "Totals",
+    "Uses",
     "key_of_artifact",
     "key_of_manifest",
 ]

@@ -50,6 +50,9 @@ class ForeignError(Exception):
 class ChangedError(Exception):
     """The file changed while it was looked at: look again."""
 
+    def __str__(self) -> str:
+        return "it changed while it was looked at"
+
 
 def stamp_of(status: os.stat_result) -> Stamp:
     """What is compared to see that a file stayed as it was."""

@@ -21,6 +21,7 @@ from mlc_jitd.store.files import (
     stamp_of,
 )
 from mlc_jitd.store.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestInvalidError, ManifestNewerError, decode
+from mlc_jitd.store.recovery import put_back
 from mlc_jitd.store.trouble import translated
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _LOOKS = 8
 """How often an entry is looked at that changes under our eyes; each time somebody else made progress."""
+
+_COLLECTOR_SECONDS = 2.0
+"""How long a look-up waits for a collector that holds the key; it needs milliseconds."""
 
 _REMEMBERED = 4096
 """Verified entries kept in memory; a manifest takes some 20 KB there."""
@@ -74,8 +78,10 @@ class Finder:
 
     def unchanged(self, entry: Entry) -> bool:
         """See ``Store.unchanged``."""
-        if not entry.settled:
-            return False
+        return entry.settled and self.still(entry)
+
+    def still(self, entry: Entry) -> bool:
+        """See ``Store.still``."""
         try:
             return (
                 stamp_of(os.lstat(entry.path)) == entry.artifact_stamp
@@ -155,6 +161,8 @@ class Finder:
         try:
             manifest_stamp = stamp_of(os.lstat(path))
         except FileNotFoundError:
+            if self._comes_back(key):
+                raise ChangedError from None
             return Missing("absent", f"{self._layout.library} has no entry for this key")
         try:
             manifest, read_stamp = self.manifest(key)
@@ -169,6 +177,12 @@ class Finder:
         if read_stamp != manifest_stamp:
             raise ChangedError
         return self._artifact(key, manifest, manifest_stamp)
+
+    def _comes_back(self, key: str) -> bool:
+        """Whether a collector that has taken the manifest away puts it back, or was ended before it could."""
+        if not os.path.lexists(self._layout.gone(key)) or not self._writable():
+            return False
+        return put_back(self._layout, self._locks, key, timeout=_COLLECTOR_SECONDS)
 
     def _artifact(self, key: str, manifest: Manifest, manifest_stamp: Stamp) -> Found | Missing:
         path = self._layout.library / manifest.artifact

@@ -8,6 +8,11 @@
         .locks/<key>                          kernel-released lock of everything that makes the key's artifact
         .staging/<random>/  <random>.lock     a build in progress, and the lock that says its owner lives
         .quarantine/<when>-<key>-<random>/    damaged files, with why.json
+        .used/<key>                           empty; its modification time is the key's last use
+        .logs/<key>.log                       the compiler's log of the newest compile
+        .<key>.json.gone                      a manifest that a collector takes away (or put it back: see collector.py)
+        .reserve                              room that a collector gives back when the disk is full
+        .collected                            what the last collection did
 
 Every other name in ``model_lib`` belongs to somebody else (upstream's ``<md5>.<suffix>``, say) and is never touched.
 """
@@ -24,9 +29,11 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({"so", "dylib", "tar", "dll", "wasm"})
 """What a library can be; anything else is a programming error."""
 
+_GONE = ".gone"
+
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MANIFEST = re.compile(r"([0-9a-f]{64})\.json", re.ASCII)
-_ARTIFACT = re.compile(rf"([0-9a-f]{{64}})-[0-9a-f]{{16}}\.(?:{'|'.join(sorted(SUFFIXES))})", re.ASCII)
+ARTIFACT = re.compile(rf"([0-9a-f]{{64}})-[0-9a-f]{{16}}\.(?:{'|'.join(sorted(SUFFIXES))})", re.ASCII)
 
 
 def check_key(key: str) -> str:
@@ -38,6 +45,11 @@ def check_key(key: str) -> str:
     if _KEY.fullmatch(key) is None:
         raise ValueError(f"a cache key is 64 lower-case hex digits, not {key[:80]!r}")
     return key
+
+
+def is_key(name: str) -> bool:
+    """Whether a file name is a key."""
+    return _KEY.fullmatch(name) is not None
 
 
 def check_suffix(suffix: str) -> str:
@@ -58,7 +70,7 @@ def artifact_name(key: str, sha256: str, suffix: str) -> str:
 
 def key_of_artifact(name: str) -> str | None:
     """The key in an artifact's file name, or ``None`` for a file that is none of ours."""
-    match = _ARTIFACT.fullmatch(name)
+    match = ARTIFACT.fullmatch(name)
     return match[1] if match else None
 
 
@@ -66,6 +78,11 @@ def key_of_manifest(name: str) -> str | None:
     """The key in a manifest's file name, or ``None`` for a file that is none of ours."""
     match = _MANIFEST.fullmatch(name)
     return match[1] if match else None
+
+
+def key_of_gone(name: str) -> str | None:
+    """The key whose manifest a collector has taken away, or ``None`` for any other file."""
+    return key_of_manifest(name[1:].removesuffix(_GONE)) if name.startswith(".") and name.endswith(_GONE) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +99,20 @@ class Layout:
     locks: Path
     staging: Path
     quarantine: Path
+    used: Path
+    logs: Path
 
     @classmethod
     def of(cls, home: Path) -> Layout:
         """The layout of a home; nothing is made."""
         library = home / "model_lib"
-        return cls(home, library, library / ".locks", library / ".staging", library / ".quarantine")
+        folders = (library / name for name in (".locks", ".staging", ".quarantine", ".used", ".logs"))
+        return cls(home, library, *folders)
 
     def manifest(self, key: str) -> Path:
         """The key's manifest, whether or not it exists."""
         return self.library / f"{key}.json"
+
+    def gone(self, key: str) -> Path:
+        """Where a collector puts the key's manifest while it decides for good."""
+        return self.library / f".{key}.json{_GONE}"

@@ -126,7 +126,7 @@ def _seal(staged: Path, key: str) -> tuple[str, int]:
             os.fsync(fd)
             sha256, stamp = digest(fd, staged)
     except (DamagedError, ForeignError, ChangedError) as error:
-        why = str(error) or f"{staged} is still being written"
+        why = f"{staged} is still being written" if isinstance(error, ChangedError) else str(error)
         raise StoreError(f"The library can't be published: {why}.", reason="no-library", key=key) from error
     return sha256, stamp[2]
 

@@ -36,6 +36,8 @@ KEEP = 16
 _NOTE = "why.json"
 _NOTE_BYTES = 1 << 20
 _FOLDER = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{16}-[0-9a-f]{8}", re.ASCII)
+KEEP_BYTES = 1 << 30
+KEEP_SECONDS = 30 * 86400.0
 
 
 def set_aside(layout: Layout, key: str, why: str, files: tuple[tuple[Path, Stamp], ...], *, now: float) -> Path:
@@ -154,7 +156,22 @@ def still(path: Path, stamp: Stamp) -> bool:
         return False
 
 
-def prune(layout: Layout, keep: int = KEEP) -> int:
-    """Remove all but the newest; returns how many went."""
-    folders = sorted(layout.quarantine.iterdir(), reverse=True)
-    return sum(map(remove_tree, folders[keep:]))
+def prune(layout: Layout, *, now: float, keep: int = KEEP, most: int = KEEP_BYTES) -> int:
+    """Remove the oldest beyond a number, a size in bytes and an age; returns how many went."""
+    count = size = 0
+    for number, folder in enumerate(sorted(layout.quarantine.iterdir(), reverse=True)):
+        size += _bytes(folder)
+        try:
+            old = now - folder.lstat().st_mtime > KEEP_SECONDS
+        except OSError:
+            continue
+        if number >= keep or size > most or old:
+            count += remove_tree(folder)
+    return count
+
+
+def _bytes(folder: Path) -> int:
+    try:
+        return sum(path.lstat().st_size for path in folder.iterdir())
+    except OSError:
+        return 0

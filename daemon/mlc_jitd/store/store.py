@@ -1,8 +1,8 @@
 """The cache of compiled libraries in one home: finding, verifying and publishing. It knows nothing of models.
 
 The folder is the database: a copied or synchronised ``model_lib`` works as it is. Leases, collection and read-only
-lower layers stand beside this class, not in it: a layer is a ``Store`` opened with ``writable=False``, and a collector
-removes files under the key's lock.
+lower layers stand beside this class, not in it: a layer is a ``Store`` opened with ``writable=False``, and a
+``Collector`` removes files under the key's lock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlc_jitd.store.sweep import GRACE_SECONDS, SweepReport, sweep
 from mlc_jitd.store.trouble import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
     from contextlib import AbstractContextManager
 
     from mlc_jitd.store.manifest import About
@@ -46,6 +46,7 @@ class Store:
         free: Free bytes on the file system of a path.
         reserve: Bytes that builds leave free.
         clock: Unix time.
+        leased: The artifacts that are in use on this host.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class Store:
         free: Callable[[Path], int] = free_bytes,
         reserve: int = RESERVE_BYTES,
         clock: Callable[[], float] = time.time,
+        leased: Callable[[], Container[str]] = frozenset,
     ) -> None:
         # Absolute, since paths are handed out to other processes.
         self.layout = Layout.of(home.absolute())
         self._clock = clock
+        self._leased = leased
         self._locks = KeyLocks(self.layout.locks)
         self._staging = Staging(self.layout.staging, free=free, reserve=reserve)
         self._finder = Finder(
@@ -97,7 +100,15 @@ class Store:
             return SweepReport(writable=False, warnings=(*warnings, self._refusal.message))
         warnings = refuse_unsafe(self.layout)
         with translated("remove leftovers", self.layout.library):
-            report = sweep(self.layout, self._locks, self._staging, now=self._clock(), grace=grace, warnings=warnings)
+            report = sweep(
+                self.layout,
+                self._locks,
+                self._staging,
+                now=self._clock(),
+                grace=grace,
+                leased=self._leased,
+                warnings=warnings,
+            )
         self._count("swept-staging", report.staging)
         self._count("swept-artifacts", report.artifacts)
         return report
@@ -130,6 +141,13 @@ class Store:
         has a new path, and an old one is removed by a collector that knows who uses it.
         """
         return self._finder.unchanged(entry)
+
+    def still(self, entry: Entry) -> bool:
+        """Whether artifact and manifest are the files that they were: two stat calls, for who has just leased them.
+
+        Not guaranteed: that equal stamps prove equal content; that is what ``unchanged`` asks.
+        """
+        return self._finder.still(entry)
 
     # --- publishing -------------------------------------------------------------------------------------------------
 

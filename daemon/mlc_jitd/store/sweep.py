@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from mlc_jitd.store import quarantine
 from mlc_jitd.store.layout import key_of_artifact
+from mlc_jitd.store.recovery import put_all_back
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
     from mlc_jitd.store.layout import Layout
     from mlc_jitd.store.locks import KeyLocks
     from mlc_jitd.store.staging import Staging
@@ -42,7 +45,14 @@ class SweepReport:
 
 
 def sweep(
-    layout: Layout, locks: KeyLocks, staging: Staging, *, now: float, grace: float, warnings: tuple[str, ...]
+    layout: Layout,
+    locks: KeyLocks,
+    staging: Staging,
+    *,
+    now: float,
+    grace: float,
+    leased: Callable[[], Container[str]],
+    warnings: tuple[str, ...],
 ) -> SweepReport:
     """Remove leftovers.
 
@@ -52,15 +62,18 @@ def sweep(
         staging: The staging folders of this home.
         now: Unix time.
         grace: Seconds for which an artifact without a manifest is left alone.
+        leased: The artifacts that are in use.
         warnings: Go into the report.
 
     Raises:
         OSError: A folder can't be listed. What can't be removed stays for the next sweep.
     """
+    put_all_back(layout, locks)
+    held = leased()
     artifacts = size = 0
     for name in sorted(path.name for path in layout.library.iterdir()):
         key = key_of_artifact(name)
-        if key is None or not _old_orphan(layout, key, name, now - grace):
+        if key is None or name in held or not _old_orphan(layout, key, name, now - grace):
             continue
         taken = _remove_orphan(layout, locks, key, name, now - grace)
         artifacts += taken > 0
@@ -70,7 +83,7 @@ def sweep(
         staging=staging.sweep(),
         artifacts=artifacts,
         bytes=size,
-        quarantined=quarantine.prune(layout),
+        quarantined=quarantine.prune(layout, now=now),
         warnings=warnings,
     )
 
