@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from mlc_jitd.identity import Identity
-    from mlc_jitd.server import Peer
     from mlc_jitd.store import Entry
 
 REMEMBERED = 1024
@@ -43,14 +42,14 @@ class Answers:
     Args:
         entry_unchanged: Whether an entry may be handed out again; stat only.
         identity_unchanged: Whether the toolchain is what it was; stat only.
-        lend: Told who is about to get an entry, before it is looked at; a look into a set when it was told before.
+        lend: Told who, by connection and pid, is about to get an entry, before it is looked at.
     """
 
     def __init__(
         self,
         entry_unchanged: Callable[[Entry], bool],
         identity_unchanged: Callable[[Identity], bool],
-        lend: Callable[[Peer, Entry], None],
+        lend: Callable[[bytes, int, Entry], None],
     ) -> None:
         self._lend = lend
         self._entry_unchanged = entry_unchanged
@@ -59,7 +58,7 @@ class Answers:
         self._known: OrderedDict[Hashable, Answer] = OrderedDict()
         self._lock = threading.Lock()
 
-    def recall(self, peer: Peer, request: JitRequest) -> Result | None:
+    def recall(self, connection: bytes, pid: int, request: JitRequest) -> Result | None:
         """The answer to a request that may be answered from the cache, if it is known and still true."""
         if request.policy not in ("ON", "READONLY"):
             return None
@@ -67,7 +66,9 @@ class Answers:
         answer = self._known.get(question)
         if answer is None:
             return None
-        self._lend(peer, answer.entry)  # before the look: a collector that came first has taken the manifest away
+        self._lend(
+            connection, pid, answer.entry
+        )  # before the look: a collector that came first has taken the manifest away
         if not (self._entry_unchanged(answer.entry) and self._same_toolchain(answer.identity)):
             with self._lock:
                 self._known.pop(question, None)

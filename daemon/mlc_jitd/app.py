@@ -15,15 +15,20 @@ from typing import TYPE_CHECKING
 
 from mlc_jit._version import __version__
 from mlc_jit.locations import Locations, locate
+from mlc_jit.messages import Heartbeat
 from mlc_jitd import notify
 from mlc_jitd.acceleration import Acceleration
+from mlc_jitd.asks import Asks
 from mlc_jitd.broker import Broker
 from mlc_jitd.build import JobGroups, WarmCompilers, end_leftovers_soon, owner_of
 from mlc_jitd.config import Settings, gather
+from mlc_jitd.deaths import Deaths
 from mlc_jitd.door import Door
 from mlc_jitd.engine import Engine
 from mlc_jitd.gauge import Gauge
+from mlc_jitd.housekeeper import Housekeeper
 from mlc_jitd.identity import Identifier
+from mlc_jitd.lending import Lending
 from mlc_jitd.likeness import Likeness
 from mlc_jitd.reload import Reload
 from mlc_jitd.schedule import capacity
@@ -31,7 +36,7 @@ from mlc_jitd.schedule.capacity.cgroups import Groups
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.schedule.queue import Queue
 from mlc_jitd.server import Server
-from mlc_jitd.store import KernelStore, Store
+from mlc_jitd.store import Collector, KernelStore, Leases, Store, Uses
 from mlc_jitd.toolchains import toolchain
 from mlc_jitd.work import Work
 
@@ -48,7 +53,12 @@ ROOT = Path("/")
 
 
 def make_work(
-    home: Path, settings: Settings, *, warm: WarmCompilers | None = None, groups: JobGroups | None = None
+    home: Path,
+    settings: Settings,
+    *,
+    leases: Leases | None = None,
+    warm: WarmCompilers | None = None,
+    groups: JobGroups | None = None,
 ) -> Work:
     """Identity, store and toolchains over one home, opened; who gives warm compilers calls `Work.close`.
 
@@ -58,7 +68,7 @@ def make_work(
         StoreUnwritableError: The home can't be used at all. One that can only be read is no error: hits are served.
     """
     end_leftovers_soon(home)
-    store = Store(home)
+    store = Store(home, leased=leases.held if leases else frozenset)
     report = store.open()
     for warning in report.warnings:
         logger.warning("%s", warning)
@@ -101,9 +111,11 @@ def run(
     try:
         gauge = Gauge(capacity.read)
         groups = _groups(settings)
-        work = make_work(
-            places.home, settings, warm=_warm(settings, gauge, groups, owner_of(places.home)), groups=groups
-        )
+        leases = Leases(places.leases, deaths=Deaths())
+        leases.revive()
+        warm = _warm(settings, gauge, groups, owner_of(places.home))
+        work = make_work(places.home, settings, leases=leases, warm=warm, groups=groups)
+        lending = Lending(leases, Uses(work.store.layout.used))
         broker, queue = Broker(backoff=settings.backoff_seconds), Queue(_queue_settings(settings))
         engine = Engine(
             work,
@@ -114,20 +126,35 @@ def run(
             places=places,
             log_path=log_path,
             drain_seconds=settings.drain_seconds,
+            lend=lending.lend,
         )
-        server = Server(door.bind(), engine.handle, gone=engine.gone, tick=_door_check(door, engine))
+        keeper = Housekeeper(
+            lending, Collector(work.store, leases, lending.uses), Asks(work.store.layout.library), settings
+        )
+        keeper.probe = lambda connection: server.send(connection, Heartbeat())
+        work.make_room = keeper.make_room
+        engine.onlookers.append(keeper)
+        server = Server(
+            door.bind(),
+            engine.handle,
+            gone=engine.gone,
+            tick=_each(_door_check(door, engine), keeper.reap),
+            away=leases.disconnected,
+        )
         engine.retire = door.retire
         try:
-            reload = Reload(settings, partial(gather, flags=flags), _takers(engine, broker, queue, work))
+            reload = Reload(settings, partial(gather, flags=flags), _takers(engine, broker, queue, work, keeper))
             _signals(engine, reload)
             server.start()
             logger.info("mlc-jitd %s serves %s at %s", __version__, places.home, places.socket)
+            keeper.start()
             ready()
             notify.send(f"READY=1\nSTATUS=serving {places.home}")
             engine.serve(server)
             notify.send("STOPPING=1")
         finally:
             server.close()
+            keeper.close()
             work.close()
     finally:
         door.retire()
@@ -187,7 +214,17 @@ def _door_check(door: Door, engine: Engine) -> Callable[[], None]:
     return check
 
 
-def _takers(engine: Engine, broker: Broker, queue: Queue, work: Work) -> dict[str, Callable[[Settings], None]]:
+def _each(*ticks: Callable[[], None]) -> Callable[[], None]:
+    def tick() -> None:
+        for each in ticks:
+            each()
+
+    return tick
+
+
+def _takers(
+    engine: Engine, broker: Broker, queue: Queue, work: Work, keeper: Housekeeper
+) -> dict[str, Callable[[Settings], None]]:
     """How each live setting takes effect."""
 
     def figures(settings: Settings) -> None:
@@ -200,6 +237,9 @@ def _takers(engine: Engine, broker: Broker, queue: Queue, work: Work) -> dict[st
         engine.drain_seconds = settings.drain_seconds
         broker.backoff = settings.backoff_seconds
 
+    def bounds(settings: Settings) -> None:
+        keeper.take(settings)
+
     return {
         "jobs": figures,
         "cores_per_job": figures,
@@ -208,6 +248,12 @@ def _takers(engine: Engine, broker: Broker, queue: Queue, work: Work) -> dict[st
         "silence_seconds": limits,
         "drain_seconds": patience,
         "backoff_seconds": patience,
+        "max_size": bounds,
+        "min_free": bounds,
+        "max_age_days": bounds,
+        "stale_days": bounds,
+        "grace_seconds": bounds,
+        "collect_seconds": bounds,
     }
 
 

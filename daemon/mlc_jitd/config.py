@@ -80,6 +80,33 @@ class Settings:
     )
     resolve_seconds: float = _setting(180.0, "how long a compiler may take to say what a device text means", least=1)
     backoff_seconds: float = _setting(5.0, "how long a failed compile answers with its failure", live=True)
+    max_size: int = _setting(
+        20 << 30,
+        "what the libraries in the cache may take; 0 for no limit",
+        kind=values.SIZE,
+        live=True,
+        page="cache.md",
+    )
+    min_free: int = _setting(
+        512 << 20,
+        "what stays free on the cache's disk, at the cache's cost; 0 for nothing",
+        kind=values.SIZE,
+        live=True,
+        page="cache.md",
+    )
+    max_age_days: float = _setting(0.0, "how long a library may be unused; 0 for ever", live=True, page="cache.md")
+    stale_days: float = _setting(
+        30.0, "how long a library stays that no known model folder asks for; 0 for ever", live=True, page="cache.md"
+    )
+    grace_seconds: float = _setting(
+        3600.0, "how long after its publish or last use a library is not collected", live=True, page="cache.md"
+    )
+    collect_seconds: float = _setting(
+        600.0,
+        "how often the cache is brought within its bounds, besides after each compile; 0 for `mlc-jit gc` alone",
+        live=True,
+        page="cache.md",
+    )
     warm: int = _setting(
         2,
         "compilers kept imported between compiles; 0 or `off` for none",

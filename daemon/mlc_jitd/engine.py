@@ -98,7 +98,7 @@ class Engine:
         places: For the greeting and the status.
         log_path: The daemon's log file, if it has one.
         drain_seconds: How long running jobs may go on once the daemon drains.
-        lend: Told who gets an entry, before the last look at it.
+        lend: Told who gets an entry, by connection and pid, before the last look at it.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Engine:
         places: Locations,
         log_path: str,
         drain_seconds: float,
-        lend: Callable[[Peer, Entry], None] = lambda _peer, _entry: None,
+        lend: Callable[[bytes, int, Entry], None] = lambda _connection, _pid, _entry: None,
     ) -> None:
         self._work = work
         self._broker = broker
@@ -190,7 +190,7 @@ class Engine:
         return None
 
     def _recall(self, peer: Peer, request: m.JitRequest) -> m.Result | None:
-        answer = self._answers.recall(peer, request)
+        answer = self._answers.recall(peer.identity, peer.pid, request)
         if answer is None:
             self._post(self._asked, peer, request)
             return None
@@ -464,7 +464,7 @@ class Engine:
         identity = asking.identity
         entry = self._entries[instruction.key]
         if asking.peer.identity not in self._inner:
-            self._lend(asking.peer, entry)
+            self._lend(asking.peer.identity, asking.peer.pid, entry)
             if not self._work.store.still(entry):  # it was collected since it was found
                 self._look_up(instruction.asker, asking)
                 return

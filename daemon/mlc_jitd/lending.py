@@ -5,11 +5,16 @@ On the hit path, in the server's thread: two looks into sets for who has the ent
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlc_jit.errors import JitError
+from mlc_jit.locations import locate, private_folder
+from mlc_jitd.store import Leases
+
 if TYPE_CHECKING:
-    from mlc_jitd.server import Peer
-    from mlc_jitd.store import Entry, Leases, Uses
+    from mlc_jitd.store import Entry, Uses
 
 
 class Lending:
@@ -24,7 +29,26 @@ class Lending:
         self.leases = leases
         self.uses = uses
 
-    def lend(self, peer: Peer, entry: Entry) -> None:
-        """Lease an entry to a peer; who replies looks afterwards whether it is (still) there."""
-        self.leases.grant(peer.identity, peer.pid, entry.manifest.artifact)
+    def lend(self, connection: bytes, pid: int, entry: Entry) -> None:
+        """Lease an entry; who replies looks afterwards whether it is (still) there.
+
+        Args:
+            connection: Names the connection that asked.
+            pid: Of the process behind it, from the kernel; 0 where it does not tell.
+            entry: What it gets.
+        """
+        self.leases.grant(connection, pid, entry.manifest.artifact)
         self.uses.note(entry.key)
+
+
+def leases_here() -> Leases:
+    """The leases of this environment's home, for a process that is no daemon.
+
+    Where there can be no private folder for them, leases can't be seen by others; what was used a moment ago is spared.
+    """
+    try:
+        places = locate()
+        private_folder(places.runtime)
+    except JitError:
+        return Leases(Path(os.devnull) / "leases")
+    return Leases(places.leases)

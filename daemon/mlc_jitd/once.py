@@ -23,13 +23,16 @@ from mlc_jit.locations import made_home
 from mlc_jitd import broker as b
 from mlc_jitd.answers import result
 from mlc_jitd.app import make_work
+from mlc_jitd.asks import Asks
 from mlc_jitd.build import StopSignal
 from mlc_jitd.config import Settings
+from mlc_jitd.housekeeper import make_room
+from mlc_jitd.lending import Lending, leases_here
 from mlc_jitd.reports import error_of
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.fit import slots
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
-from mlc_jitd.store import Found
+from mlc_jitd.store import Collector, Entry, Found, Uses
 from mlc_jitd.work import TOOLCHAIN_CHANGED, Order, Work
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer) -> int:
     """Answer one request; 0 when a library was handed out, 1 when not."""
+    asker = os.getppid()
     lock = threading.Lock()
 
     def reply(message: m.Message) -> None:
@@ -56,11 +60,18 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
         request = _request(source)
         _stop_with_asker(source, stop)
         settings = Settings.load(strict=False)
-        answer = _answer(make_work(made_home(), settings), request, settings, reply, stop)
+        leases = leases_here()
+        work = make_work(made_home(), settings, leases=leases)
+        lending = Lending(leases, Uses(work.store.layout.used))
+        collector, asks = Collector(work.store, leases, lending.uses), Asks(work.store.layout.library)
+        work.make_room = lambda need: make_room(collector, asks, settings, need)
+        answer = _Once(work, lending, settings, asker, reply, stop).answer(request)
     except JitError as error:
         reply(m.Failure.of(error, id=0))
         return 1
     reply(answer)
+    if answer.source == "compiled" and settings.collect_seconds:
+        make_room(collector, asks, settings, 0)  # without a daemon, nobody else would
     return 0
 
 
@@ -86,53 +97,67 @@ def _stop_with_asker(source: BinaryIO, stop: StopSignal) -> None:
     threading.Thread(target=watch, name="asker", daemon=True).start()
 
 
-def _answer(
-    work: Work, request: m.JitRequest, settings: Settings, reply: Callable[[m.Message], None], stop: StopSignal
-) -> m.Result:
-    """What the daemon would do, with a broker for one asker: the policy stands in one place.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Once:
+    """What one request needs."""
 
-    Raises:
-        JitError: No library.
-    """
-    try:
-        return _try(work, request, settings, reply, stop)
-    except JitError as error:
-        if error.reason != TOOLCHAIN_CHANGED:
-            raise
-        return _try(work, request, settings, reply, stop)
+    work: Work
+    lending: Lending
+    settings: Settings
+    asker: int
+    reply: Callable[[m.Message], None]
+    stop: StopSignal
 
+    def answer(self, request: m.JitRequest) -> m.Result:
+        """What the daemon would do, with a broker for one asker: the policy stands in one place.
 
-def _try(
-    work: Work, request: m.JitRequest, settings: Settings, reply: Callable[[m.Message], None], stop: StopSignal
-) -> m.Result:
-    found = work.look_up(request)
-    key = found.identity.key
-    hit = isinstance(found.answer, Found)
-    reason = "" if isinstance(found.answer, Found) else found.answer.reason
-    began = time.monotonic()
-    first = b.Broker().asked((b"", 0), key=key, policy=request.policy, hit=hit, reason=reason, now=began)[0]
-    if isinstance(first, b.Refuse):
-        raise error_of(first.trouble, key)
-    if isinstance(found.answer, Found) and isinstance(first, b.Deliver):
-        return result(request.id, found.identity, found.answer.entry)
+        Raises:
+            JitError: No library.
+        """
+        for again in (True, True, False):
+            try:
+                answer, entry = self._try(request)
+            except JitError as error:
+                if error.reason != TOOLCHAIN_CHANGED or not again:
+                    raise
+                continue
+            self.lending.lend(b"", self.asker, entry)
+            if self.work.store.still(entry) or not again:
+                break
+            # It was collected since it was found.
+        self.lending.uses.flush()
+        return answer
 
-    def report(stage: Stage) -> None:
-        if request.progress:
-            elapsed = time.monotonic() - began
-            reply(m.Progress(id=request.id, stage=stage.name, detail=stage.detail, elapsed=elapsed, key=key))
+    def _try(self, request: m.JitRequest) -> tuple[m.Result, Entry]:
+        found = self.work.look_up(request)
+        key = found.identity.key
+        hit = isinstance(found.answer, Found)
+        reason = "" if isinstance(found.answer, Found) else found.answer.reason
+        began = time.monotonic()
+        first = b.Broker().asked((b"", 0), key=key, policy=request.policy, hit=hit, reason=reason, now=began)[0]
+        if isinstance(first, b.Refuse):
+            raise error_of(first.trouble, key)
+        if isinstance(found.answer, Found) and isinstance(first, b.Deliver):
+            return result(request.id, found.identity, found.answer.entry), found.answer.entry
 
-    host = capacity.read()
-    order = Order(
-        identity=found.identity,
-        model_path=request.model_path,
-        device=request.device,
-        redo=request.policy == "REDO",
-        asked_at=time.time(),
-        cores=slots(host, QueueSettings(cores_per_job=settings.cores_per_job or None)).cores,
-        memory=host.memory_total or None,
-        background=request.prewarm,
-        accelerated=request.acceleration != "off",
-    )
-    built = work.build(order, report, stop)
-    plain = result(request.id, found.identity, built.entry)
-    return dataclasses.replace(plain, source="compiled" if built.compiled else "joined", reason=reason or "redo")
+        def report(stage: Stage) -> None:
+            if request.progress:
+                elapsed = time.monotonic() - began
+                self.reply(m.Progress(id=request.id, stage=stage.name, detail=stage.detail, elapsed=elapsed, key=key))
+
+        host = capacity.read()
+        order = Order(
+            identity=found.identity,
+            model_path=request.model_path,
+            device=request.device,
+            redo=request.policy == "REDO",
+            asked_at=time.time(),
+            cores=slots(host, QueueSettings(cores_per_job=self.settings.cores_per_job or None)).cores,
+            memory=host.memory_total or None,
+            background=request.prewarm,
+            accelerated=request.acceleration != "off",
+        )
+        built = self.work.build(order, report, self.stop)
+        plain = result(request.id, found.identity, built.entry)
+        source: m.Source = "compiled" if built.compiled else "joined"
+        return dataclasses.replace(plain, source=source, reason=reason or "redo"), built.entry

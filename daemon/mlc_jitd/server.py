@@ -60,6 +60,7 @@ class Server:
         gone: Told the identity of a connection that waited for an answer and went away.
         allow: Uids that may talk to this daemon.
         tick: Called about once a second.
+        away: Told the identity of any connection that a message could not be sent to.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class Server:
         gone: Callable[[bytes], None],
         allow: frozenset[int] | None = None,
         tick: Callable[[], None] | None = None,
+        away: Callable[[bytes], None] = lambda _identity: None,
     ) -> None:
         self._handler = handler
         self._gone = gone
+        self._away = away
         self._tick = tick
         self._allow = frozenset({os.getuid()}) if allow is None else allow
         # Every name from the start: another thread may add this up while this one counts.
@@ -250,6 +253,7 @@ class Server:
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 self._lost(identity)
+                self._away(identity)
             elif error.errno == zmq.EAGAIN:
                 self.counters["dropped_replies"] += 1
             else:

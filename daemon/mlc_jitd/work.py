@@ -6,6 +6,7 @@ from any thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlc_jit.errors import CompileError, ConfigInvalidError, DaemonUnavailableError
+from mlc_jit.errors import CompileError, ConfigInvalidError, DaemonUnavailableError, StoreFullError
 from mlc_jitd.build import JobGroups, Kind, Limits, Outcome, StopSignal, WarmCompilers, run
 from mlc_jitd.headway import Stopwatch
 from mlc_jitd.store import (
@@ -36,6 +37,8 @@ from mlc_jitd.toolchains.base import Stage, Toolchain
 from mlc_jitd.verdicts import require_success, stopped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mlc_jit.messages import JitRequest
     from mlc_jitd.acceleration import Acceleration
     from mlc_jitd.identity import Identifier, Identity
@@ -153,7 +156,9 @@ class Work:
         self._groups = groups
         self._owner = owner
         self.acceleration = acceleration
-        self.logs = store.layout.library / ".logs"
+        self.logs = store.layout.logs
+        self.make_room: Callable[[int], bool] = lambda _need: False
+        """Collects until so many bytes are free on the cache's disk; whether anything went."""
 
     def limit(self, *, total: float, silence: float) -> None:
         """Other limits, for compiles that begin from now on; arguments as of the class."""
@@ -248,7 +253,7 @@ class Work:
                 degraded.append(fallback)
 
         log = self._log(identity.key)
-        with self.store.staging(identity.key, need=STAGING_BYTES) as staging:
+        with self._staging(identity.key) as staging:
             output = staging / f"lib.{identity.suffix}"
             started = time.time()
             acceleration = self._acceleration_for(order)
@@ -313,6 +318,17 @@ class Work:
             )
         kind = self._kind(order.identity, toolchain)
         return self._warm.run(command, kind, limits, log=attempt.log, on_line=attempt.on_line, stop=attempt.stop)
+
+    @contextlib.contextmanager
+    def _staging(self, key: str) -> Iterator[Path]:
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self.store.staging(key, need=STAGING_BYTES))
+            except StoreFullError:
+                if not self.make_room(2 * STAGING_BYTES):
+                    raise
+                folder = stack.enter_context(self.store.staging(key, need=STAGING_BYTES))
+            yield folder
 
     def _kind(self, identity: Identity, toolchain: Toolchain) -> Kind:
         """Which warm compiler serves an identity."""

@@ -12,7 +12,6 @@ from mlc_jit.messages import JitRequest
 from mlc_jitd import answers
 from mlc_jitd.answers import Answers
 
-PEER: Any = SimpleNamespace(identity=b"one", pid=1)
 REQUEST = JitRequest(id=1, config=b"{}", device="cpu", python="python", overrides={"max_batch_size": 1})
 IDENTITY: Any = SimpleNamespace(result_prefix=None)
 MANIFEST = SimpleNamespace(
@@ -28,10 +27,10 @@ class World:
     looks = 0
 
     def __init__(self) -> None:
-        self.lent: list[tuple[object, object]] = []
+        self.lent: list[tuple[bytes, int, object]] = []
 
-    def lend(self, peer: object, entry: object) -> None:
-        self.lent.append((peer, entry))
+    def lend(self, connection: bytes, pid: int, entry: object) -> None:
+        self.lent.append((connection, pid, entry))
 
     def entry(self, _entry: object) -> bool:
         return self.entry_same
@@ -57,14 +56,14 @@ def known(world, monkeypatch) -> Answers:
 
 
 def test_a_known_request_is_answered_with_its_own_id(known):
-    reply = known.recall(PEER, dataclasses.replace(REQUEST, id=77))
+    reply = known.recall(b"one", 1, dataclasses.replace(REQUEST, id=77))
     assert reply is not None
     assert (reply.id, reply.path, reply.source, reply.degraded) == (77, "/cache/lib.so", "hit", ("x: y",))
 
 
 @pytest.mark.parametrize("policy", ["REDO", "OFF"])
 def test_a_policy_that_wants_no_cache_gets_none(known, policy):
-    assert known.recall(PEER, dataclasses.replace(REQUEST, policy=policy)) is None
+    assert known.recall(b"one", 1, dataclasses.replace(REQUEST, policy=policy)) is None
 
 
 @pytest.mark.parametrize(
@@ -82,27 +81,27 @@ def test_a_policy_that_wants_no_cache_gets_none(known, policy):
     ],
 )
 def test_every_field_that_reaches_the_key_is_part_of_the_question(known, change):
-    assert known.recall(PEER, dataclasses.replace(REQUEST, **change)) is None
+    assert known.recall(b"one", 1, dataclasses.replace(REQUEST, **change)) is None
 
 
 def test_where_the_config_was_read_is_not(known):
-    assert known.recall(PEER, dataclasses.replace(REQUEST, model_path="/elsewhere", progress=True)) is not None
+    assert known.recall(b"one", 1, dataclasses.replace(REQUEST, model_path="/elsewhere", progress=True)) is not None
 
 
 def test_a_changed_entry_is_forgotten(known, world):
     world.entry_same = False
-    assert known.recall(PEER, REQUEST) is None
+    assert known.recall(b"one", 1, REQUEST) is None
     world.entry_same = True
-    assert known.recall(PEER, REQUEST) is None, "it must go the long way once"
+    assert known.recall(b"one", 1, REQUEST) is None, "it must go the long way once"
 
 
 def test_one_look_at_the_toolchain_counts_for_a_few_milliseconds(known, world):
     for _ in range(10):
-        assert known.recall(PEER, REQUEST) is not None
+        assert known.recall(b"one", 1, REQUEST) is not None
     assert world.looks == 1
     world.toolchain_same = False
     known.clock.now += 2 * answers.LOOK_SECONDS
-    assert known.recall(PEER, REQUEST) is None
+    assert known.recall(b"one", 1, REQUEST) is None
     assert world.looks == 2
 
 
@@ -110,19 +109,19 @@ def test_the_memory_is_bounded(known, monkeypatch):
     monkeypatch.setattr(answers, "REMEMBERED", 3)
     for number in range(10):
         known.remember(dataclasses.replace(REQUEST, device=f"cuda:{number}"), IDENTITY, ENTRY)
-    assert known.recall(PEER, dataclasses.replace(REQUEST, device="cuda:9")) is not None
-    assert known.recall(PEER, REQUEST) is None
+    assert known.recall(b"one", 1, dataclasses.replace(REQUEST, device="cuda:9")) is not None
+    assert known.recall(b"one", 1, REQUEST) is None
 
 
 def test_an_entry_is_lent_before_it_is_looked_at(known, world, monkeypatch):
     order: list[str] = []
     monkeypatch.setattr(known, "_lend", lambda *_: order.append("lent"))
     monkeypatch.setattr(known, "_entry_unchanged", lambda _: order.append("looked") or True)
-    assert known.recall(PEER, REQUEST) is not None
+    assert known.recall(b"one", 1, REQUEST) is not None
     assert order == ["lent", "looked"]
 
 
 def test_what_is_not_handed_out_is_not_lent(known, world):
-    assert known.recall(PEER, dataclasses.replace(REQUEST, policy="REDO")) is None
-    assert known.recall(PEER, dataclasses.replace(REQUEST, device="cuda:9")) is None
+    assert known.recall(b"one", 1, dataclasses.replace(REQUEST, policy="REDO")) is None
+    assert known.recall(b"one", 1, dataclasses.replace(REQUEST, device="cuda:9")) is None
     assert world.lent == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlc_jitd.store.collector import Collection, Collector
 from mlc_jitd.store.entry import Entry, Found, Missing, MissingReason, Totals
 from mlc_jitd.store.kernels import KernelStore, KernelTotals
 from mlc_jitd.store.layout import SUFFIXES, Layout, key_of_artifact, key_of_manifest
@@ -23,6 +24,8 @@ from mlc_jitd.store.uses import Uses
 __all__ = [
     "SUFFIXES",
     "About",
+    "Collection",
+    "Collector",
     "CompileRecord",
     "Entry",
     "Found",

@@ -25,6 +25,7 @@ from mlc_jitd.store.layout import is_key
 from mlc_jitd.store.reserve import Reserve
 from mlc_jitd.store.staging import free_bytes
 from mlc_jitd.store.trouble import FULL, translated
+from mlc_jitd.store.upstream import UpstreamNames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -103,6 +104,8 @@ class Collector:
         self._uses = uses
         self._free = free
         self._clock = clock
+        self._upstream = UpstreamNames(store.layout, free=free, clock=clock)
+        self.library = store.layout.library
         self.reserve = Reserve(self._layout.library / ".reserve", free)
 
     def collect(
@@ -132,10 +135,10 @@ class Collector:
         Not guaranteed: that the file system has what was freed at once, while processes still map what was removed.
         """
         began = time.monotonic()
-        if not dry and self._store.refusal is not None:
-            raise self._store.refusal
+        if not dry:
+            self._store.require_writable()
         with translated("look at the cache", self._layout.library):
-            found = inventory.take(self._layout, self._uses.read(), breathe)
+            found = inventory.take(self._layout, self._uses.read(), self._copies(), breathe)
         facts = Facts(
             now=self._clock(),
             free=self._room(),
@@ -167,6 +170,13 @@ class Collector:
             self.reserve.fill()
         seconds = time.monotonic() - began
         return Collection(planned, rules, facts, frozenset(gone), freed, remains, seconds, stopped)
+
+    def _copies(self) -> dict[str, int]:
+        """By key: what the copies of its artifact under upstream's names take."""
+        found: dict[str, int] = {}
+        for copy in self._upstream.names():
+            found[copy.key] = found.get(copy.key, 0) + copy.size
+        return found
 
     def _room(self) -> int | None:
         try:
@@ -262,6 +272,8 @@ class Collector:
             if each.artifact in held:
                 spared[each.artifact] = LENT
             else:
+                if each.kind == "entry":
+                    self._upstream.remove(each.key)
                 (self._layout.library / each.artifact).unlink(missing_ok=True)
         except OSError as error:
             spared[each.artifact] = f"can't be removed: {error.strerror}"
@@ -282,6 +294,9 @@ class Collector:
     def _remains(self, found: Inventory) -> int:
         """Remove what belongs to keys that are gone, and old damage; returns how much that was."""
         count = quarantine.prune(self._layout, now=self._clock())
+        for key in self._upstream.orphans():
+            with contextlib.suppress(OSError):
+                count += self._upstream.remove(key) > 0
         for path, old in self._of_keys():
             key = path.name.removesuffix(".log")
             if not is_key(key) or key in found.keys or os.path.lexists(self._layout.manifest(key)) or not old:

@@ -50,12 +50,15 @@ class _File:
     mine: bool
 
 
-def take(layout: Layout, used: Mapping[str, float], breathe: Callable[[], None]) -> Inventory:
+def take(
+    layout: Layout, used: Mapping[str, float], copies: Mapping[str, int], breathe: Callable[[], None]
+) -> Inventory:
     """Look at every artifact and manifest.
 
     Args:
         layout: Where things lie.
         used: Last uses by key.
+        copies: What an entry takes under other names, by key, in bytes.
         breathe: Called every now and then.
 
     Raises:
@@ -82,12 +85,19 @@ def take(layout: Layout, used: Mapping[str, float], breathe: Callable[[], None])
                     artifacts.setdefault(of_artifact, []).append(_File(entry.name, about.st_size, time, mine))
     found.keys = set(manifests)
     for key, files in artifacts.items():
-        _judge(found, layout, key, files, manifest=manifests.get(key), used=used.get(key, 0.0))
+        _judge(found, layout, key, files, manifests.get(key), used=used.get(key, 0.0), copies=copies.get(key, 0))
     return found
 
 
 def _judge(
-    found: Inventory, layout: Layout, key: str, files: list[_File], *, manifest: float | None, used: float
+    found: Inventory,
+    layout: Layout,
+    key: str,
+    files: list[_File],
+    manifest: float | None,
+    *,
+    used: float,
+    copies: int,
 ) -> None:
     current: str | None = files[0].name
     if manifest is not None and len(files) > 1:
@@ -98,7 +108,8 @@ def _judge(
         since = each.time if manifest is None else max(each.time, manifest)
         if not each.mine:
             found.puzzling[each.name] = "belongs to another user, or is no regular file"
-        found.candidates.append(Candidate(each.name, key, kind, each.size, since, max(since, used)))
+        size = each.size + copies if kind == "entry" else each.size
+        found.candidates.append(Candidate(each.name, key, kind, size, since, max(since, used)))
 
 
 def _current(layout: Layout, key: str) -> tuple[str | None, str]:

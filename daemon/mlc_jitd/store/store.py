@@ -158,7 +158,7 @@ class Store:
             ValueError: The key is not 64 hex digits.
             StoreUnwritableError: Entries can't be added here, so there is nothing to lock.
         """
-        self._require_writable()
+        self.require_writable()
         return self._locks.lock(key)
 
     def staging(self, key: str, *, need: int) -> AbstractContextManager[Path]:
@@ -173,7 +173,7 @@ class Store:
                 the context is entered.
             StoreUnwritableError: Entries can't be added here.
         """
-        self._require_writable()
+        self.require_writable()
         return self._staging.folder(check_key(key), need)
 
     def publish(self, key: str, staged: Path, about: About) -> Entry:
@@ -197,7 +197,7 @@ class Store:
         Not guaranteed: that the file stays as it was hashed when a process of the build still writes to it; the next
         ``find`` sees that.
         """
-        self._require_writable()
+        self.require_writable()
         if not self._locks.held(check_key(key)):
             raise RuntimeError(f"publish needs the lock of {key}: hold Store.lock(key) from before the compile")
         finder = self._finder
@@ -208,7 +208,12 @@ class Store:
             self._count("identical" if done.identical else "published")
             return finder.remember(done.manifest, done.artifact_stamp, done.manifest_stamp, self._clock())
 
-    def _require_writable(self) -> None:
+    def require_writable(self) -> None:
+        """Look whether entries can be added and removed, once more where they could not.
+
+        Raises:
+            StoreUnwritableError: They can't be; any other ``StoreError`` where that is why.
+        """
         if self._refusal is not None and self._writable:
             self._refusal = make_folders(self.layout)  # a disk that was full, say, may have room by now
         if self._refusal is not None:
