@@ -133,6 +133,7 @@ def run(
         )
         keeper.probe = lambda connection: server.send(connection, Heartbeat())
         work.make_room = keeper.make_room
+        engine.cache_report = keeper.report
         engine.onlookers.append(keeper)
         server = Server(
             door.bind(),

@@ -144,6 +144,8 @@ class Engine:
         """Who follows what happens; filled before ``serve``."""
         self.verbs: dict[type[m.Message], Callable[[Peer, Any], None]] = {}
         """Further requests, and who answers them (``reply``): called in the server's thread, so quick, or ``later``."""
+        self.cache_report: Callable[[], m.CacheReport | None] = lambda: None
+        """What bounds the cache, for the status; may read files."""
         self.retire: Callable[[], None] = lambda: None
         """Called once when the daemon begins to drain: gives its place to a successor."""
 
@@ -537,7 +539,7 @@ class Engine:
             jobs=jobs,
             counters=dict(counters),
         )
-        self.later(lambda: self._send(peer.identity, status()))
+        self.later(lambda: self._send(peer.identity, dataclasses.replace(status(), cache=self.cache_report())))
 
     def _list(self, peer: Peer, id_: int) -> None:
         def task() -> None:

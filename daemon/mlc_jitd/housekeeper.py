@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 
 from mlc_jit.errors import JitError
 from mlc_jit.figures import duration, size
+from mlc_jit.messages import CacheReport
 from mlc_jitd.bounds import rules_of
 from mlc_jitd.engine import Onlooker
 from mlc_jitd.store import key_of_artifact
+from mlc_jitd.store.collected import LastCollection
 from mlc_jitd.store.collection import explain
 from mlc_jitd.store.leases import RENEW_SECONDS
 from mlc_jitd.store.uses import FLUSH_SECONDS
@@ -114,6 +116,22 @@ class Housekeeper(Onlooker):
         """Collect until so many bytes are free, for a compile that waits for it; whether anything went."""
         with self._collecting:
             return make_room(self._collector, self._asks, self._settings, need)
+
+    def report(self) -> CacheReport:
+        """What bounds the cache; reads files."""
+        keys = set(self._collector.keys())
+        last = self._collector.last() or LastCollection()
+        return CacheReport(
+            max_size=self._settings.max_size,
+            leased=len(self._lending.leases.held()),
+            pinned=len(keys & self._asks.pinned().keys()),
+            stale=len(keys & self._asks.stale().keys()),
+            collected=last.when,
+            removed=last.removed,
+            freed=last.freed,
+            over=last.over,
+            short=last.short,
+        )
 
     # --- the thread -------------------------------------------------------------------------------------------------
 

@@ -99,6 +99,12 @@ VALUES: dict[str, m.Message] = {
         id=9, version="0.1.0", pid=4242, uptime=12.5, home="/h", socket="/s", log_path="/l",
         jobs=(m.JobReport(key="ab", state="running", stage="s", detail="3 of 9", fraction=0.5, left=40.0),),
     ),
+    "status-is-cache": m.Status(
+        id=9, version="0.1.0", pid=4242, uptime=12.5, home="/h", socket="/s", log_path="/l",
+        cache=m.CacheReport(
+            max_size=20 << 30, leased=3, pinned=2, stale=1, collected=1.7e9, removed=4, freed=5000, over=6, short=7
+        ),
+    ),
     "listing": m.Listing(
         id=10,
         entries=(

@@ -19,6 +19,7 @@ VERBS = (
     "compile_",
     "status",
     "list_",
+    "gc_",
     "log",
     "cancel",
     "stop",

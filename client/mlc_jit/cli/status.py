@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,10 @@ def screen(status: m.Status) -> str:
         f"  home    {status.home}",
         f"  socket  {status.socket}",
         f"  log     {status.log_path or 'standard error of the daemon'}",
-        f"  cache   {_counted(status.entries, 'library', 'libraries')}, {size(status.bytes)}",
+        f"  cache   {_cache(status)}",
     ]
+    if status.cache is not None and status.cache.collected:
+        lines.append(f"          {_collected(status.cache, time.time())}")
     served = [_counted(count("hits", 0), "hit"), _counted(count("compiles", 0), "compile")]
     served += [f"{count('joins', 0)} joined", f"{count('failures', 0)} failed"]
     lines.append(f"  served  {', '.join(served)}")
@@ -70,6 +73,29 @@ def screen(status: m.Status) -> str:
         ]
         lines += ["", table(rows, right=frozenset({3, 4, 5}))]
     return "\n".join(lines)
+
+
+def _cache(status: m.Status) -> str:
+    shown = f"{_counted(status.entries, 'library', 'libraries')}, {size(status.bytes)}"
+    life = status.cache
+    if life is None:
+        return shown
+    if life.max_size:
+        shown += f" of {size(life.max_size)}"
+    facts = {"in use": life.leased, "pinned": life.pinned, "stale": life.stale}
+    parts = [f"{count} {what}" for what, count in facts.items() if count]
+    return "; ".join([shown, ", ".join(parts)]) if parts else shown
+
+
+def _collected(life: m.CacheReport, now: float) -> str:
+    ago = duration(max(0.0, now - life.collected))
+    what = f"removed {life.removed}, {size(life.freed)}" if life.removed else "removed nothing"
+    shown = f"last collection {ago} ago {what}"
+    if life.over:
+        return f"{shown}; {size(life.over)} over its size (`mlc-jit gc --dry-run` says why)"
+    if life.short:
+        return f"{shown}; {size(life.short)} short of room (`mlc-jit gc --dry-run` says why)"
+    return shown
 
 
 def _progress(job: m.JobReport) -> str:

@@ -50,6 +50,7 @@ from mlc_jit.messages.core import (
 
 if TYPE_CHECKING:
     from mlc_jit.messages.admin import (
+        CacheReport,
         Cancel,
         Cancelled,
         EntryReport,
@@ -75,6 +76,7 @@ __all__ = [
     "REPLIES",
     "REQUESTS",
     "SILENCE_SECONDS",
+    "CacheReport",
     "Cancel",
     "Cancelled",
     "EntryReport",

@@ -68,6 +68,33 @@ class JobReport(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CacheReport(Shown):
+    """What bounds the cache, in a ``Status``. Sizes in bytes, 0 for no bound.
+
+    Attributes:
+        max_size: What the libraries may take.
+        leased: Libraries that processes use.
+        pinned: Keys that are kept.
+        stale: Keys that no known model folder asks for any more.
+        collected: Unix time of the last collection, 0.0 if none is known.
+        removed: Libraries that it removed.
+        freed: What they took.
+        over: By how much the cache stayed over its size.
+        short: What its disk still lacked.
+    """
+
+    max_size: int = 0
+    leased: int = 0
+    pinned: int = 0
+    stale: int = 0
+    collected: float = 0.0
+    removed: int = 0
+    freed: int = 0
+    over: int = 0
+    short: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Status(Message):
     """Answer to ``StatusRequest``. Times in seconds, sizes in bytes."""
 
@@ -84,6 +111,7 @@ class Status(Message):
     entries: int = 0
     bytes: int = 0
     counters: dict[str, int] = field(default_factory=dict)
+    cache: CacheReport | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

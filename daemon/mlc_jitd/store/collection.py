@@ -201,7 +201,7 @@ def explain(decision: Decision, rules: Rules, facts: Facts) -> str:
         "age": lambda: f"{unused}, longer than {duration(rules.max_age or 0.0)}",
         "stale-age": lambda: f"{since}, longer than {duration(rules.stale_age or 0.0)}",
         "stale": lambda: f"{since}, and {needed(rules, facts)}",
-        "unused": lambda: f"{unused}, the longest, and {needed(rules, facts)}",
+        "unused": lambda: f"{unused}, longer than what stays, and {needed(rules, facts)}",
     }
     return words[decision.reason]()
 

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import StoreError, StoreFullError
-from mlc_jitd.store import inventory, quarantine
+from mlc_jitd.store import collected, inventory, quarantine
+from mlc_jitd.store.collected import LastCollection
 from mlc_jitd.store.collection import DAY, Candidate, Decision, Facts, Plan, Rules, plan
 from mlc_jitd.store.files import sync_folder
 from mlc_jitd.store.inventory import UNREADABLE, Inventory, manifest_of
 from mlc_jitd.store.layout import is_key
+from mlc_jitd.store.locks import is_held
 from mlc_jitd.store.reserve import Reserve
 from mlc_jitd.store.staging import free_bytes
 from mlc_jitd.store.trouble import FULL, translated
@@ -168,8 +170,18 @@ class Collector:
         remains = 0 if dry or stopped else self._remains(found)
         if not dry:
             self.reserve.fill()
+            over, short = planned.over, planned.short
+            collected.write(self._layout, LastCollection(self._clock(), len(gone), freed, over, short))
         seconds = time.monotonic() - began
         return Collection(planned, rules, facts, frozenset(gone), freed, remains, seconds, stopped)
+
+    def keys(self) -> list[str]:
+        """The keys that have a manifest."""
+        return self._store.keys()
+
+    def last(self) -> LastCollection | None:
+        """What the last collection did, here or in another process."""
+        return collected.last(self._layout)
 
     def _copies(self) -> dict[str, int]:
         """By key: what the copies of its artifact under upstream's names take."""
@@ -192,7 +204,8 @@ class Collector:
         locks: dict[str, KeyLock] = {}
         try:
             for candidate in (decision.candidate for decision in decisions):
-                doubt = self._take(candidate.key, locks) or self._doubt(candidate)
+                busy = self._busy(candidate.key) if dry else self._take(candidate.key, locks)
+                doubt = busy or self._doubt(candidate)
                 if doubt:
                     spared[candidate.artifact] = doubt
             ready = [each.candidate for each in decisions if each.candidate.artifact not in spared]
@@ -210,6 +223,10 @@ class Collector:
         finally:
             for lock in locks.values():
                 lock.release()
+
+    def _busy(self, key: str) -> str:
+        """What ``_take`` would say, without taking the lock."""
+        return BUSY if is_held(self._layout.locks / key) else ""
 
     def _take(self, key: str, locks: dict[str, KeyLock]) -> str:
         """Take a key's lock; why that can't be, or an empty string."""
