@@ -151,6 +151,8 @@ def test_golden_bytes_are_understood_without_checks_but_for_nested_values(name: 
         expected = getattr(VALUES[name], each.name)
         if isinstance(expected, tuple):
             expected = tuple(msgpack.unpackb(m.encode(VALUES[name]))[each.name])
+        elif dataclasses.is_dataclass(expected):
+            expected = msgpack.unpackb(m.encode(VALUES[name]))[each.name]
         assert getattr(message, each.name) == expected
 
 
