@@ -37,10 +37,13 @@ from mlc_jit.errors import (
     StoreFullError,
     StoreUnwritableError,
     ToolchainNotFoundError,
+    WaitTimedOutError,
 )
 
 if TYPE_CHECKING:
     from mlc_jit.api import JITResult, ajit, jit
+    from mlc_jit.batch import JITCall, ajit_many, jit_many
+    from mlc_jit.dropin import install, uninstall
     from mlc_jit.messages import Progress
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "DaemonUnavailableError",
     "DeviceInvalidError",
     "DrainingError",
+    "JITCall",
     "JITResult",
     "JitDisabledError",
     "JitError",
@@ -70,12 +74,20 @@ __all__ = [
     "StoreFullError",
     "StoreUnwritableError",
     "ToolchainNotFoundError",
+    "WaitTimedOutError",
     "__version__",
     "ajit",
+    "ajit_many",
+    "install",
     "jit",
+    "jit_many",
+    "uninstall",
 ]
 
-_LATER = {"JITResult": "api", "Progress": "messages", "ajit": "api", "jit": "api"}
+_LATER = {
+    "JITCall": "batch", "JITResult": "api", "Progress": "messages", "ajit": "api", "ajit_many": "batch",
+    "install": "dropin", "jit": "api", "jit_many": "batch", "uninstall": "dropin",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mlc_jit.channel import reach
 from mlc_jit.errors import DaemonUnavailableError, JitError, error_class
 from mlc_jit.locations import Locations, private_folder
+from mlc_jit.reach import reach
+from mlc_jit.settings import start_seconds
+from mlc_jit.variables import without_startup
 
-START_SECONDS = 30.0
 ANOTHER_RUNS = 3
 """Exit code of ``mlc-jitd run`` when a daemon of this home holds the lock already."""
 
@@ -53,14 +54,15 @@ def _ensure(places: Locations) -> None:
     if reach(places.socket) == "up":
         return
     private_folder(places.runtime)
+    patience = start_seconds()
     try:
-        with FileLock(places.start_lock, timeout=START_SECONDS, mode=0o600):
+        with FileLock(places.start_lock, timeout=patience, mode=0o600):
             if reach(places.socket) == "down":
                 _start(places)
     except Timeout as error:
         raise DaemonUnavailableError(
-            f"Another process has been starting a daemon for {START_SECONDS:.0f} s and did not succeed.",
-            remedy=f"See {places.log}.",
+            f"Another process has been starting a daemon for {patience:.0f} s and did not succeed.",
+            remedy=f"See {places.log}. MLC_JITD_START_SECONDS is the limit.",
             reason="start",
         ) from error
 
@@ -107,7 +109,7 @@ def _start_detached(places: Locations) -> int:
 def _read_line(fd: int) -> str:
     """What the daemon says when it is up or has failed; nothing after the time limit or if it just ended."""
     said = b""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + start_seconds()
     while not said.endswith(b"\n"):
         poll = select.poll()
         poll.register(fd, select.POLLIN | select.POLLHUP)
@@ -131,7 +133,7 @@ def _start_as_service(places: Locations) -> bool:
     ]  # fmt: skip
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=START_SECONDS, check=False, env=_manager_environment()
+            command, capture_output=True, timeout=start_seconds(), check=False, env=_manager_environment()
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
@@ -166,6 +168,8 @@ def _command(places: Locations) -> list[str]:
 def _environment(places: Locations) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_THE_DAEMON}
     env["MLC_LLM_HOME"] = os.fspath(places.home)
+    if "PYTHONPATH" in env:
+        env["PYTHONPATH"] = without_startup(env["PYTHONPATH"])
     return env
 
 

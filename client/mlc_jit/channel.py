@@ -7,36 +7,29 @@ caller. Starting a daemon is ``autostart``'s, what to do without one ``fallback`
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
-import stat
-import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import zmq
 
 from mlc_jit import messages as m
-from mlc_jit.errors import AccessRefusedError, DaemonUnavailableError, ProtocolError, RequestError
+from mlc_jit.errors import DaemonUnavailableError, ProtocolError, RequestError
+from mlc_jit.reach import Reach, reach
+from mlc_jit.vigil import FIRST_PROBE_SECONDS, Vigil
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mlc_jit.interrupt import Interrupt
 
-FIRST_PROBE_SECONDS = 0.25
-"""Silence after which a first look is taken at whether anybody listens at all; hits take a thousandth of it."""
-
-PROBE_SECONDS = m.HEARTBEAT_SECONDS * 1.25
-
 SETTLE_SECONDS = 0.5
 """How long a client that is about to end waits until its last word has arrived."""
 
-Reach = Literal["up", "down"]
+__all__ = ["Channel", "Reach", "connect", "current", "forget", "heard", "next_id", "query", "reach"]
 
 _left_behind: list[object] = []
 """Sockets and contexts of the process that this one was forked from: closing them here would hang or hurt it."""
@@ -51,52 +44,90 @@ class Channel:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.inode = _inode(path)
+        self._place = os.fspath(path)
+        self.inode = _inode(self._place)
         self._pid = os.getpid()
-        self._ids = itertools.count(1)
         self._socket = _context().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        # What many questions at once are answered waits here and not in the daemon, which drops beyond its limit.
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._patience = int(FIRST_PROBE_SECONDS * 1000) + 1
+        self._socket.setsockopt(zmq.RCVTIMEO, self._patience)
         self._socket.connect(f"ipc://{path}")
         self._hello = m.encode(m.Hello(protocol=m.PROTOCOL, features=m.FEATURES))
 
     def next_id(self) -> int:
-        """An id that no other request on this connection has."""
-        return next(self._ids)
+        """An id that no other request on this connection has; see ``next_id``."""
+        return next_id()
 
-    def send(self, message: m.Message) -> None:
-        """Hand one message to the connection."""
+    def post(self, frame: bytes) -> None:
+        """Hand one frame to the connection; it never blocks."""
         if self._hello:
             self._socket.send(self._hello)
             self._hello = b""
+        self._socket.send(frame)
+
+    def send(self, message: m.Message) -> None:
+        """Hand one message to the connection."""
         payload = m.encode(message)
         if len(payload) > m.MAX_MESSAGE_BYTES:
             raise RequestError(
                 f"The request has {len(payload)} bytes; a daemon takes {m.MAX_MESSAGE_BYTES}.",
                 remedy="Look for very long environment variables or overrides.",
             )
-        self._socket.send(payload)
+        self.post(payload)
+
+    def take(self, seconds: float, interrupt: Interrupt | None = None) -> bytes | None:
+        """The next frame, or ``None`` if none comes in time.
+
+        Raises:
+            KeyboardInterrupt: ``interrupt`` was set.
+        """
+        patience = int(max(0.0, seconds) * 1000) + 1
+        if interrupt is not None:
+            poller = zmq.Poller()
+            poller.register(self._socket, zmq.POLLIN)
+            poller.register(interrupt, zmq.POLLIN)
+            ready = dict(poller.poll(patience))
+            if interrupt.fileno() in ready:
+                raise KeyboardInterrupt
+            return self.ready()
+        if patience != self._patience:
+            self._socket.setsockopt(zmq.RCVTIMEO, patience)
+            self._patience = patience
+        try:
+            return self._socket.recv()
+        except zmq.Again:
+            return None
+
+    def ready(self) -> bytes | None:
+        """The next frame if there is one already."""
+        try:
+            return self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def fileno(self) -> int:
+        """Readable when something has changed; only then, so take all there is, and also after each ``post``."""
+        return int(self._socket.getsockopt(zmq.FD))
 
     def settle(self) -> None:
         """Wait until the daemon has taken in what was sent so far, but not for long: what follows may be our end."""
-        hello = m.Hello(id=self.next_id(), protocol=m.PROTOCOL, features=m.FEATURES)
+        hello = m.Hello(id=next_id(), protocol=m.PROTOCOL, features=m.FEATURES)
         self._socket.send(m.encode(hello))
         give_up_at = time.monotonic() + SETTLE_SECONDS
         while (left := give_up_at - time.monotonic()) > 0:
-            if self._socket.poll(int(left * 1000)):
+            frame = self.take(left)
+            if frame is not None:
                 with contextlib.suppress(ProtocolError):
-                    if m.decode(self._socket.recv(), m.REPLIES, strict=False).id == hello.id:
+                    if m.decode(frame, m.REPLIES, strict=False).id == hello.id:
                         return
 
     def replies(
-        self,
-        id_: int,
-        *,
-        silence: float = m.SILENCE_SECONDS,
-        strict: bool = False,
-        remind: m.Message | None = None,
-        interrupt: Interrupt | None = None,
+        self, id_: int, *, silence: float = m.SILENCE_SECONDS, strict: bool = False, remind: m.Message | None = None
     ) -> Iterator[m.Message]:
         """The messages for one request as they come, its last one included; the caller stops when it has that.
 
@@ -104,62 +135,27 @@ class Channel:
             id_: The request's id; messages for others are skipped.
             silence: Seconds without a word after which the daemon is given up.
             strict: Check every field.
-            remind: The request itself, sent again when a heartbeat is missing: the daemon that had it may have been
-                replaced so quickly that nobody saw it go. One that still has it ignores the second copy.
-            interrupt: Ends the wait from another thread.
+            remind: The request itself, sent again when a heartbeat is missing.
 
         Raises:
-            KeyboardInterrupt: ``interrupt`` was set.
             DaemonUnavailableError: ``reason`` is ``gone`` (nobody listens any more) or ``silent``.
             AccessRefusedError: The daemon does not serve this user.
         """
-        heard = time.monotonic()
-        wait = FIRST_PROBE_SECONDS
+        vigil = Vigil(self.path, silence, time.monotonic())
         while True:
-            if not self._heard(wait, interrupt):
-                quiet = time.monotonic() - heard
-                if reach(self.path) == "down":
-                    raise DaemonUnavailableError("The mlc-jitd daemon ended.", reason="gone")
-                if quiet >= silence:
-                    raise DaemonUnavailableError(
-                        f"The mlc-jitd daemon at {self.path} has said nothing for {quiet:.0f} s.",
-                        remedy="It may be stopped or overloaded; `mlc-jit status` asks it.",
-                        reason="silent",
-                    )
-                if remind is not None and quiet >= PROBE_SECONDS:
+            frame = self.take(max(0.0, vigil.due - time.monotonic()))
+            if frame is None:
+                if vigil.silent(time.monotonic(), reach(self.path)) and remind is not None:
                     self.send(remind)
-                wait = min(PROBE_SECONDS, max(silence - quiet, 0.05))
                 continue
-            heard = time.monotonic()
-            wait = PROBE_SECONDS
-            try:
-                message = m.decode(self._socket.recv(), m.REPLIES, strict=strict)
-            except m.UnknownVerbError:
-                continue  # a newer daemon says more than this version understands
-            if message.id == id_:
+            vigil.word(time.monotonic())
+            message = heard(frame, strict=strict)
+            if message is not None and message.id == id_:
                 yield message
-            elif type(message) is m.Failure and message.id == 0:
-                raise message.error()
-            elif type(message) is m.Welcome and message.protocol != m.PROTOCOL:
-                raise ProtocolError(
-                    f"The daemon speaks protocol {message.protocol}, this client {m.PROTOCOL}.",
-                    remedy="Restart the daemon after an upgrade: `mlc-jit stop`.",
-                )
-
-    def _heard(self, seconds: float, interrupt: Interrupt | None) -> bool:
-        if interrupt is None:
-            return bool(self._socket.poll(int(seconds * 1000)))
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(interrupt, zmq.POLLIN)
-        ready = dict(poller.poll(int(seconds * 1000)))
-        if interrupt.fileno() in ready:
-            raise KeyboardInterrupt
-        return self._socket in ready
 
     def fresh(self) -> bool:
         """Whether the path still leads to the daemon that this connection was made to."""
-        return _inode(self.path) == self.inode is not None
+        return _inode(self._place) == self.inode is not None
 
     def close(self) -> None:
         """Drop the connection and what is unsent."""
@@ -173,6 +169,26 @@ class Channel:
             self.close()
         else:
             left_behind.append(self._socket)
+
+
+def heard(frame: bytes, *, strict: bool = False) -> m.Message | None:
+    """A frame as a message; ``None`` for what a newer daemon says and this version does not understand.
+
+    Raises:
+        JitError: What the daemon says to the connection as a whole: it does not serve this user, or speaks otherwise.
+    """
+    try:
+        message = m.decode(frame, m.REPLIES, strict=strict)
+    except m.UnknownVerbError:
+        return None
+    if type(message) is m.Failure and message.id == 0:
+        raise message.error()
+    if type(message) is m.Welcome and message.protocol != m.PROTOCOL:
+        raise ProtocolError(
+            f"The daemon speaks protocol {message.protocol}, this client {m.PROTOCOL}.",
+            remedy="Restart the daemon after an upgrade: `mlc-jit stop`.",
+        )
+    return message
 
 
 def query(
@@ -207,72 +223,12 @@ def query(
         channel.close()
 
 
-def reach(path: Path) -> Reach:
-    """Whether a daemon of this user listens at the path.
-
-    Raises:
-        AccessRefusedError: Somebody listens whom this user may not reach or should not trust.
-    """
-    import socket  # noqa: PLC0415 - once for a connection, not for a hit
-
-    _require_private(path.parent)
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.setblocking(False)
-        probe.connect(os.fspath(path))
-    except BlockingIOError:
-        return "up"  # its queue of connections is full: busy is not dead
-    except PermissionError as error:
-        raise AccessRefusedError(
-            f"The socket {path} may not be used by uid {os.getuid()}: {error.strerror}.",
-            remedy="Unset MLC_JITD_SOCKET to use a daemon of your own, or ask the daemon's owner for access.",
-        ) from error
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
-            return "down"
-        raise AccessRefusedError(f"The socket {path} can't be used: {error.strerror}.") from error
-    else:
-        _require_own(probe, path)
-        return "up"
-    finally:
-        probe.close()
-
-
-def _require_private(folder: Path) -> None:
-    """The socket's folder as the file system tells it: whoever may write there decides who answers."""
-    if os.environ.get("MLC_JITD_SOCKET"):
-        return  # named on purpose
-    try:
-        about = os.lstat(folder)
-    except OSError:
-        return  # then there is no socket in it either
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
-        raise AccessRefusedError(
-            f"{folder} is not a private folder of uid {os.getuid()}; a socket in it is not trusted.",
-            remedy=f"Remove it, or `chmod 700 {folder}`, or set MLC_JITD_RUNTIME_DIR to a private folder.",
-        )
-
-
-def _require_own(probe: socket.socket, path: Path) -> None:
-    """The listener's uid as the kernel tells it; a socket that was named on purpose may be another's."""
-    if os.environ.get("MLC_JITD_SOCKET") or not sys.platform.startswith("linux"):
-        return
-    import socket  # noqa: PLC0415
-    import struct  # noqa: PLC0415
-
-    with contextlib.suppress(OSError):
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        uid = struct.unpack("3i", credentials)[1]
-        if uid != os.getuid():
-            raise AccessRefusedError(
-                f"uid {uid} listens at {path}, where a daemon of uid {os.getuid()} was expected.",
-                remedy="Set MLC_JITD_SOCKET if that daemon is to be used.",
-            )
-
-
 # --- one connection per thread and process --------------------------------------------------------------------------
 
 _local = threading.local()
+_ids = itertools.count(1)
+next_id = _ids.__next__
+"""An id that no other request of this process has had: the same one may be sent again over another connection."""
 _shared: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
 _making = threading.Lock()
 
@@ -326,7 +282,7 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: str) -> tuple[int, int] | None:
     try:
         about = os.stat(path)  # noqa: PTH116 - on the hit path
     except OSError:

@@ -20,6 +20,7 @@ The tree (the kind that travels on the wire stands behind each)::
     ├── StoreError                                 store
     │   ├── StoreFullError                         store-full
     │   └── StoreUnwritableError                   store-unwritable
+    ├── WaitTimedOutError(TimeoutError)            wait-timed-out
     └── DaemonError                                daemon
         ├── DaemonUnavailableError                 daemon-unavailable
         ├── DrainingError                          draining
@@ -61,6 +62,7 @@ __all__ = [
     "StoreFullError",
     "StoreUnwritableError",
     "ToolchainNotFoundError",
+    "WaitTimedOutError",
     "error_class",
 ]
 
@@ -222,6 +224,15 @@ class StoreUnwritableError(StoreError):
     """The cache folder can't be made or written, or others may write to it."""
 
     kind = "store-unwritable"
+
+
+class WaitTimedOutError(JitError, TimeoutError):
+    """The caller's own time limit for a call is over; a compile that has begun goes on."""
+
+    kind = "wait-timed-out"
+
+    # OSError.__str__ would print errno fields that we don't set.
+    __str__ = JitError.__str__
 
 
 class DaemonError(JitError):

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mlc_jit import messages as m
-from mlc_jit.errors import DaemonUnavailableError, JitError, ProtocolError, ToolchainNotFoundError
+from mlc_jit.errors import (
+    DaemonUnavailableError,
+    JitError,
+    ProtocolError,
+    ToolchainNotFoundError,
+    WaitTimedOutError,
+)
+from mlc_jit.interrupt import readable
+from mlc_jit.variables import without_startup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +26,9 @@ if TYPE_CHECKING:
     from mlc_jit.interrupt import Interrupt
 
 logger = logging.getLogger("mlc_jit")
+
+ORIGINAL = "_mlc_jit_original"
+"""The attribute of an installed ``jit`` that holds what was there before."""
 
 END_SECONDS = 10.0
 """How long ``mlc-jitd once`` may take to end its compile when nobody wants it any more."""
@@ -34,12 +45,22 @@ def warn_once(error: JitError) -> None:
 
 
 def once(
-    request: m.JitRequest, on_progress: Callable[[m.Progress], None], interrupt: Interrupt | None = None
+    request: m.JitRequest,
+    on_progress: Callable[[m.Progress], None],
+    interrupt: Interrupt | None = None,
+    deadline: float | None = None,
 ) -> m.Result:
     """Answer a request with ``mlc-jitd once``: the daemon's code and locks, in one process that ends with this one.
 
+    Args:
+        request: What is asked.
+        on_progress: Told how far it is, if the request wants that.
+        interrupt: Ends the work from another thread.
+        deadline: Monotonic seconds at which the work is given up.
+
     Raises:
         KeyboardInterrupt: ``interrupt`` was set.
+        WaitTimedOutError: ``deadline`` has come.
         DaemonUnavailableError: That process could not be started or died without an answer.
         JitError: Its answer.
     """
@@ -64,7 +85,7 @@ def once(
     with process:
         try:
             process.stdin.write(struct.pack(">I", len(payload)) + payload)
-            while (reply := _reply(process.stdout, interrupt)) is not None:
+            while (reply := _reply(process.stdout, interrupt, deadline)) is not None:
                 if isinstance(reply, m.Progress):
                     on_progress(reply)
                 elif isinstance(reply, m.Failure):
@@ -91,22 +112,27 @@ def _absolute_home() -> dict[str, str]:
     for name in ("MLC_LLM_HOME", "XDG_CACHE_HOME"):
         if env.get(name):
             env[name] = os.fspath(Path(env[name]).absolute())
+    if "PYTHONPATH" in env:
+        env["PYTHONPATH"] = without_startup(env["PYTHONPATH"])
     return env
 
 
-def _reply(stream: IO[bytes], interrupt: Interrupt | None) -> m.Message | None:
-    header = _exactly(stream, 4, interrupt)
+def _reply(stream: IO[bytes], interrupt: Interrupt | None, deadline: float | None) -> m.Message | None:
+    header = _exactly(stream, 4, interrupt, deadline)
     if header is None:
         return None
-    payload = _exactly(stream, struct.unpack(">I", header)[0], interrupt)
+    payload = _exactly(stream, struct.unpack(">I", header)[0], interrupt, deadline)
     return None if payload is None else m.decode(payload, m.REPLIES, strict=False)
 
 
-def _exactly(stream: IO[bytes], size: int, interrupt: Interrupt | None) -> bytes | None:
+def _exactly(stream: IO[bytes], size: int, interrupt: Interrupt | None, deadline: float | None) -> bytes | None:
     parts = b""
     while len(parts) < size:
-        if interrupt is not None:
-            interrupt.readable(stream.fileno())
+        if not readable(stream.fileno(), interrupt, deadline):
+            raise WaitTimedOutError(
+                "The library is not there within the time limit of this call, and no daemon was to be had.",
+                remedy="The limit is `timeout`, or MLC_JITD_WAIT_SECONDS.",
+            )
         chunk = stream.read(size - len(parts))
         if not chunk:
             return None
@@ -134,7 +160,8 @@ def upstream(
             f"There is no mlc-jitd daemon to ask, and {sys.executable} can't import mlc_llm to compile by itself.",
             remedy="Unset MLC_JITD=off where it is set, or install MLC's wheels (https://mlc.ai/wheels).",
         ) from error
-    done = module.jit(
+    jit = getattr(module.jit, ORIGINAL, module.jit)  # never ours, where install() has put it there
+    done = jit(
         model_path=model_path,
         overrides=dict(overrides),
         device=device,

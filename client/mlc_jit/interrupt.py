@@ -5,8 +5,10 @@ A pipe, so that it can be polled together with a connection. What an interrupted
 
 from __future__ import annotations
 
+import math
 import os
 import select
+import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -36,15 +38,6 @@ class Interrupt:
         if self.is_set():
             raise KeyboardInterrupt
 
-    def readable(self, fd: int) -> None:
-        """Wait until a descriptor can be read.
-
-        Raises:
-            KeyboardInterrupt: It was set meanwhile.
-        """
-        if self._out in _readable(None, fd, self._out):
-            raise KeyboardInterrupt
-
     def close(self) -> None:
         """Give the pipe back, when nobody waits any more."""
         os.close(self._out)
@@ -59,9 +52,23 @@ class Interrupt:
         self.close()
 
 
+def readable(fd: int, interrupt: Interrupt | None = None, deadline: float | None = None) -> bool:
+    """Wait until a descriptor can be read; whether it can before a deadline in monotonic seconds.
+
+    Raises:
+        KeyboardInterrupt: ``interrupt`` was set meanwhile.
+    """
+    fds = (fd,) if interrupt is None else (fd, interrupt.fileno())
+    found = _readable(None if deadline is None else max(0.0, deadline - time.monotonic()), *fds)
+    if interrupt is not None and interrupt.fileno() in found:
+        raise KeyboardInterrupt
+    return fd in found
+
+
 def _readable(seconds: float | None, *fds: int) -> set[int]:
     """Those that can be read; with poll, since select knows no descriptor beyond 1023."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN | select.POLLHUP)
-    return {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000))}
+    milliseconds = None if seconds is None else math.ceil(seconds * 1000)
+    return {fd for fd, _ in poll.poll(milliseconds)}

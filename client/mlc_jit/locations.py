@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlc_jit import environment
 from mlc_jit.errors import AccessRefusedError, StoreUnwritableError
 
 if TYPE_CHECKING:
@@ -110,22 +111,22 @@ def locate(environ: Mapping[str, str] | None = None) -> Locations:
 def _locate_own() -> Locations:
     """``_locate`` for this process, remembered while the variables and the home's inode are what they were."""
     global _last  # noqa: PLW0603
-    state = tuple(map(os.environ.get, _DECISIVE))
-    if _last is not None and _last[0] == state:
+    state = environment.state()
+    last = _last
+    if last is not None and last[0] is state:
         try:
-            about = os.stat(_last[2].home)  # noqa: PTH116 - on the hit path
+            about = os.stat(last[2])  # noqa: PTH116 - on the hit path
         except OSError:
             about = None
-        if about is not None and (about.st_dev, about.st_ino) == _last[1]:
-            return _last[2]
+        if about is not None and (about.st_dev, about.st_ino) == last[1]:
+            return last[3]
     places = _locate(os.environ)
     about = places.home.stat()
-    _last = (state, (about.st_dev, about.st_ino), places)
+    _last = (state, (about.st_dev, about.st_ino), os.fspath(places.home), places)
     return places
 
 
-_DECISIVE = ("MLC_LLM_HOME", "XDG_CACHE_HOME", "HOME", "MLC_JITD_SOCKET", "MLC_JITD_RUNTIME_DIR")
-_last: tuple[tuple[str | None, ...], tuple[int, int], Locations] | None = None
+_last: tuple[environment.State, tuple[int, int], str, Locations] | None = None
 
 
 def _locate(env: Mapping[str, str]) -> Locations:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["KEYED", "KEYED_PREFIXES", "PASSED", "PASS_ENV", "collect", "is_keyed"]
+__all__ = ["KEYED", "KEYED_PREFIXES", "PASSED", "PASS_ENV", "collect", "is_keyed", "without_startup"]
 
 PASS_ENV = "MLC_JITD_PASS_ENV"  # noqa: S105 - the name of a variable
 """Comma-separated names of further variables to pass. They are not keyed: naming one says that it changes no output."""
@@ -119,6 +119,10 @@ def collect(environ: Mapping[str, str]) -> dict[str, str]:
     for name in sorted(environ):
         if name in KEYED or name in PASSED or name in extra or name.startswith(prefixes):
             value = environ[name]
+            if name == "PYTHONPATH" and STARTUP in value:
+                value = without_startup(value)
+                if not value:
+                    continue
             if name in _PATH_LISTS:
                 value = _absolute(value)
             if value.isascii() or _is_text(value):
@@ -126,19 +130,16 @@ def collect(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def own() -> dict[str, str]:
-    """``collect`` for this process's environment, as it is now; the work is done once for each state of it."""
-    global _last  # noqa: PLW0603
-    # The undecoded dict behind os.environ: to compare it takes a thirtieth of the time that walking it takes.
-    state = getattr(os.environ, "_data", None)
-    if state is None:
-        return collect(os.environ)
-    if _last is None or _last[0] != state:
-        _last = (dict(state), collect(os.environ))
-    return _last[1]
+STARTUP = "/mlc_jit/startup"
+"""The end of the folder that ``mlc-jit exec`` puts on PYTHONPATH. It is a way into a process, not a part of what
+compiles there: with it, the same question would have another toolchain than without."""
 
 
-_last: tuple[dict[object, object], dict[str, str]] | None = None
+def without_startup(paths: str) -> str:
+    """A PYTHONPATH without what ``mlc-jit exec`` put there."""
+    if STARTUP not in paths:
+        return paths
+    return os.pathsep.join(entry for entry in paths.split(os.pathsep) if not entry.rstrip("/").endswith(STARTUP))
 
 
 def _absolute(paths: str) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 
-from mlc_jit import variables
+from mlc_jit import environment, variables
 from mlc_jit.locations import locate
 
 
 def test_variables_follow_the_environment_at_each_call(monkeypatch):
     monkeypatch.setenv("MLC_MULTI_ARCH", "80")
-    assert variables.own()["MLC_MULTI_ARCH"] == "80"
+    assert environment.own()["MLC_MULTI_ARCH"] == "80"
     monkeypatch.setenv("MLC_MULTI_ARCH", "90")
-    assert variables.own()["MLC_MULTI_ARCH"] == "90"
+    assert environment.own()["MLC_MULTI_ARCH"] == "90"
     monkeypatch.delenv("MLC_MULTI_ARCH")
-    assert "MLC_MULTI_ARCH" not in variables.own()
-    assert variables.own() == variables.collect(os.environ)
+    assert "MLC_MULTI_ARCH" not in environment.own()
+    assert environment.own() == variables.collect(os.environ)
 
 
 def test_places_follow_the_variables_and_the_home(monkeypatch, tmp_path):

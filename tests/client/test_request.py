@@ -17,6 +17,7 @@ import pytest
 
 from mlc_jit import api, channel
 from mlc_jit import messages as m
+from mlc_jit.conversation import visible
 from mlc_jit.errors import (
     AccessRefusedError,
     ConfigInvalidError,
@@ -28,8 +29,9 @@ from mlc_jit.errors import (
     StoreError,
     ToolchainNotFoundError,
 )
-from mlc_jit.interrupt import Interrupt
+from mlc_jit.interrupt import Interrupt, readable
 from mlc_jit.locations import locate
+from mlc_jit.request import MAX_CONFIG_BYTES
 
 
 @pytest.fixture
@@ -189,7 +191,7 @@ def test_a_config_that_can_not_be_read(model: Path):
 
 
 def test_weights_are_no_config(model: Path):
-    (model / "mlc-chat-config.json").write_bytes(b" " * (api.MAX_CONFIG_BYTES + 1))
+    (model / "mlc-chat-config.json").write_bytes(b" " * (MAX_CONFIG_BYTES + 1))
     with pytest.raises(ConfigInvalidError, match="bytes"):
         api.read_config(model)
 
@@ -241,17 +243,20 @@ def test_whatever_stands_for_standard_error_is_no_obstacle(monkeypatch, stream):
     if isinstance(stream, io.StringIO):
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
-    assert api._on_terminal() is False
+    assert api.on_terminal() is False
 
 
 def test_an_answer_that_cannot_be_seen_here_says_what_to_mount(tmp_path, monkeypatch):
     monkeypatch.setenv("MLC_LLM_HOME", str(tmp_path))
     answer = m.Result(path="/elsewhere/model_lib/k-d.so", key="k")
-    with pytest.raises(StoreError, match="can't be seen"):
-        api._visible(answer, locate())
+    unseen = visible(answer, locate())
+    assert isinstance(unseen, StoreError)
+    assert "can't be seen" in str(unseen)
     (tmp_path / "model_lib").mkdir()
     (tmp_path / "model_lib" / "k-d.so").touch()
-    assert api._visible(answer, locate()).path == str(tmp_path / "model_lib" / "k-d.so")
+    seen = visible(answer, locate())
+    assert isinstance(seen, m.Result)
+    assert seen.path == str(tmp_path / "model_lib" / "k-d.so")
 
 
 def test_a_socket_in_a_folder_that_is_not_private_is_not_trusted(tmp_path):
@@ -273,7 +278,7 @@ def test_descriptors_beyond_what_select_knows_are_no_obstacle():
             try:
                 interrupt.set()
                 with pytest.raises(KeyboardInterrupt):
-                    interrupt.readable(high)
+                    readable(high, interrupt)
                 assert interrupt.is_set()
             finally:
                 os.close(high)

@@ -19,6 +19,7 @@ import zmq
 
 from mlc_jit import channel as wire
 from mlc_jit import messages as m
+from mlc_jit import vigil
 from mlc_jit.errors import AccessRefusedError, DaemonUnavailableError, StoreUnwritableError
 from mlc_jit.locations import Locations, locate
 from mlc_jitd.door import Door
@@ -694,7 +695,7 @@ def test_an_open_runtime_folder_is_refused(places: Locations, mode: int):
 def test_a_daemon_that_was_replaced_unnoticed_is_asked_again(
     places: Locations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(vigil, "PROBE_SECONDS", 0.1)
     old = Door(places)
     with serving(old) as first:
         channel = wire.Channel(places.socket)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 VERBS = (
     "compile_",
+    "exec_",
     "status",
     "list_",
     "gc_",

@@ -7,30 +7,21 @@ import dataclasses
 import json
 import logging
 import os
-import queue
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mlc_jit import api, channel, cli
+from mlc_jit import api, cli
 from mlc_jit import messages as m
 from mlc_jit.errors import DaemonUnavailableError, JitError, OverrideInvalidError
-from mlc_jit.interrupt import Interrupt
 from mlc_jit.progress import Board
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from mlc_jit.progress import Show
-
 Verbs = Any  # argparse's sub-parsers have no public type
-
-INTERRUPT_SECONDS = 1.0
-"""How long Ctrl-C waits until all requests have taken their leave."""
 
 WORST_FIRST = (1, 2, 4, 3)
 
@@ -68,8 +59,13 @@ class Task:
     error: JitError | None = None
     waited: float = 0.0
 
-
-Work = Callable[[Task, "Show | None", Interrupt], None]
+    def take(self, outcome: m.Result | JitError, waited: float) -> None:
+        """It has ended."""
+        self.waited = round(waited, 4)
+        if isinstance(outcome, JitError):
+            self.error = outcome
+        else:
+            self.answer = outcome
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,59 +74,28 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.opt:
         overrides["opt"] = arguments.opt
     policy = arguments.policy or api.jit_policy()
-
-    def work(task: Task, show: Show | None, interrupt: Interrupt) -> None:
-        prefix = arguments.system_lib_prefix
-        began = time.monotonic()
+    began = time.monotonic()
+    tasks = [Task(model, label) for model, label in zip(arguments.models, labels(arguments.models), strict=True)]
+    requests: dict[int, m.JitRequest] = {}
+    for place, task in enumerate(tasks):
         try:
-            request = api.make_request(task.model, overrides, arguments.device, prefix, policy=policy)
-            task.answer = api.ask(request, on_progress=show, cancel_alone=True, interrupt=interrupt)
+            requests[place] = api.make_request(
+                task.model, overrides, arguments.device, arguments.system_lib_prefix, policy=policy
+            )
         except JitError as error:
             task.error = error
-        task.waited = round(time.monotonic() - began, 4)
-        if show is not None:
-            show.end("failed" if task.error else "done")
-
-    tasks = [Task(model, label) for model, label in zip(arguments.models, labels(arguments.models), strict=True)]
+    asked = [tasks[place] for place in requests]
     with Board() as board, _above(board):
-        _together(tasks, work, None if arguments.quiet else board)
+        shows = [None if arguments.quiet else board.add(task.label) for task in asked]
+
+        def ended(place: int, outcome: m.Result | JitError) -> None:
+            asked[place].take(outcome, time.monotonic() - began)
+            show = shows[place]
+            if show is not None:
+                show.end("failed" if isinstance(outcome, JitError) else "done")
+
+        api.ask_all(list(requests.values()), on_progress=shows, on_end=ended, cancel_alone=True)
     return _report(tasks, as_json=arguments.json)
-
-
-def _together(tasks: Sequence[Task], work: Work, board: Board | None) -> None:
-    """Do all at the same time; Ctrl-C ends all of them at once."""
-    interrupt = Interrupt()
-    # Not Thread.join(): interrupted by Ctrl-C, it takes its thread for ended (Python 3.11 and 3.12).
-    over: queue.SimpleQueue[Task] = queue.SimpleQueue()
-    begun = 0
-    try:
-        for task in tasks:
-            show = None if board is None else board.add(task.label)
-            threading.Thread(target=_quietly, args=(work, task, show, interrupt, over), daemon=True).start()
-            begun += 1
-        while begun:
-            over.get()
-            begun -= 1
-    except KeyboardInterrupt:
-        interrupt.set()
-        give_up_at = time.monotonic() + INTERRUPT_SECONDS
-        with contextlib.suppress(queue.Empty):
-            for _ in range(begun):
-                over.get(timeout=max(0.0, give_up_at - time.monotonic()))
-        raise
-    interrupt.close()
-
-
-def _quietly(work: Work, task: Task, show: Show | None, interrupt: Interrupt, over: queue.SimpleQueue[Task]) -> None:
-    try:
-        work(task, show, interrupt)
-    except KeyboardInterrupt:
-        pass
-    except Exception as error:  # noqa: BLE001 - one of several: the others go on
-        task.error = JitError(f"{type(error).__name__}: {error}", reason="internal")
-    finally:
-        channel.forget()  # this thread's connection
-        over.put(task)
 
 
 def _report(tasks: Sequence[Task], *, as_json: bool) -> int:

@@ -33,8 +33,10 @@ from mlc_jit.messages.codec import (
     InvalidMessageError,
     Table,
     UnknownVerbError,
+    cut,
     decode,
     encode,
+    paste,
 )
 from mlc_jit.messages.core import (
     Failure,
@@ -103,8 +105,10 @@ __all__ = [
     "UnknownVerbError",
     "Unsupported",
     "Welcome",
+    "cut",
     "decode",
     "encode",
+    "paste",
 ]
 
 

@@ -1,0 +1,292 @@
+"""What is said to a daemon and heard from it: questions over one thread's connection, until each has an outcome.
+
+Here a daemon that ends is replaced and a full queue is waited for. The same for an event loop is ``aio``; what a reply
+means is said here for both. What does not belong here: doing without a daemon (``asking``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mlc_jit import channel as wire
+from mlc_jit import messages as m
+from mlc_jit import settings
+from mlc_jit.errors import (
+    BusyError,
+    DaemonError,
+    DaemonUnavailableError,
+    DrainingError,
+    JitError,
+    StoreError,
+    StoreUnwritableError,
+    WaitTimedOutError,
+)
+from mlc_jit.locations import NO_HOME, Locations
+from mlc_jit.vigil import FIRST_PROBE_SECONDS, Vigil
+
+if TYPE_CHECKING:
+    from mlc_jit.interrupt import Interrupt
+    from mlc_jit.request import Question
+
+TRIES = 5
+"""How often a question is asked again when its daemon ends or is replaced meanwhile."""
+
+CALM_SECONDS = 60.0
+"""A daemon that has served for this long is no reason to doubt the next one: the tries begin anew."""
+
+PASSING = frozenset({"queue-full", "client-full", "user-full", "prewarm-full"})
+"""Why a queue took no job now, and may take it in a moment."""
+
+OnProgress = Callable[[m.Progress], None]
+OnEnd = Callable[[int, m.Result | JitError], None]
+Then = Literal["answered", "elsewhere", "later"]
+
+
+@dataclasses.dataclass(slots=True)
+class Wait:
+    """One question and what becomes of it.
+
+    Attributes:
+        id: The same over every connection.
+        place: Which of the caller's questions it is.
+        begun: When it was first asked.
+        again_at: When it is asked again, because a queue was full; ``None`` while it is being asked.
+        outcome: The library, or why there is none; ``None`` while it is waited for.
+    """
+
+    question: Question
+    tell: OnProgress | None = None
+    place: int = 0
+    id: int = dataclasses.field(default_factory=wire.next_id)
+    begun: float = dataclasses.field(default_factory=time.monotonic)
+    again_at: float | None = None
+    pause: float = 0.5
+    outcome: m.Result | JitError | None = None
+
+    def take(self, reply: m.Message, places: Locations, now: float) -> Then | None:
+        """Take in a reply with this wait's id; ``None`` where it is not the last one.
+
+        Raises:
+            DaemonUnavailableError: The daemon does not know the question.
+        """
+        if type(reply) is m.Result:
+            self.outcome = visible(reply, places)
+        elif type(reply) is m.Progress:
+            if self.tell is not None:
+                self.tell(reply)
+            return None
+        elif type(reply) is m.Failure:
+            return self._refused(reply.error(), now)
+        elif type(reply) is m.Unsupported:
+            raise DaemonUnavailableError(
+                "The daemon does not know `jit`: it is another version's.", reason="unsupported"
+            )
+        return "answered"
+
+    def _refused(self, error: JitError, now: float) -> Then:
+        if isinstance(error, DrainingError):
+            return "elsewhere"
+        waited = now - self.begun
+        if (
+            not isinstance(error, BusyError)
+            or error.reason not in PASSING
+            or waited + self.pause > settings.current().busy
+        ):
+            self.outcome = error
+        else:
+            self.again_at = now + self.pause
+            self.pause = min(self.pause * 1.5, 5.0)
+            if self.tell is not None:
+                self.tell(m.Progress(stage="busy", detail=error.message, elapsed=waited))
+            return "later"
+        return "answered"
+
+
+class Conversation:
+    """What is said and heard over this thread's connection, and over its successors', until every wait has an outcome.
+
+    The outcome may be that no daemon was to be had. Arguments as ``ask`` and ``ask_all`` explain them.
+    """
+
+    def __init__(
+        self,
+        places: Locations,
+        waits: list[Wait],
+        *,
+        cancel_alone: bool,
+        interrupt: Interrupt | None,
+        deadline: float | None,
+        on_end: OnEnd | None,
+    ) -> None:
+        self._places = places
+        self._pending = {wait.id: wait for wait in waits}
+        self._cancel_alone = cancel_alone
+        self._interrupt = interrupt
+        self._deadline = deadline
+        self._on_end = on_end
+
+    def run(self) -> None:
+        """See the class."""
+        tries = 0
+        trouble: JitError = DaemonUnavailableError("No daemon was asked.")
+        channel: wire.Channel | None = None
+        while self._pending and tries < TRIES:
+            tries += 1
+            begun = time.monotonic()
+            try:
+                channel = self._connected()
+                self._hear(channel)
+            except DrainingError as error:
+                wire.forget()
+                channel = None
+                trouble = error
+                time.sleep(0.05 * 2 ** (tries - 1))
+            except JitError as error:
+                wire.forget()
+                channel = None
+                trouble = error
+                if error.reason != "gone":
+                    break
+            except BaseException:
+                # Ctrl-C, or on_progress raised: nobody hears these questions' answers any more.
+                if channel is not None:
+                    self._leave(channel)
+                raise
+            if time.monotonic() - begun > CALM_SECONDS:
+                tries = 0
+        self._end_all(trouble)
+
+    def _connected(self) -> wire.Channel:
+        channel = wire.current(self._places.socket)
+        if channel is None:
+            from mlc_jit import autostart  # noqa: PLC0415 - subprocess and filelock: not for a hit
+
+            autostart.ensure(self._places)
+            channel = wire.connect(self._places.socket)
+        return channel
+
+    def _hear(self, channel: wire.Channel) -> None:
+        """Ask what is pending, and hear it out."""
+        begun = time.monotonic()
+        asked = self._asked()
+        for wait in asked:
+            channel.post(wait.question.frame(wait.id))
+        silence = asked[0].question.silence if asked else settings.silence_seconds()
+        frame = channel.take(FIRST_PROBE_SECONDS, self._interrupt) if self._deadline is None else None
+        if frame is not None and len(asked) == 1:
+            result = asked[0].question.known(frame, asked[0].id)
+            if result is not None and os.path.exists(result.path):  # noqa: PTH110 - on the hit path
+                asked[0].outcome = result
+                return self._end(asked[0])
+        vigil = Vigil(self._places.socket, silence, begun)
+        while True:
+            if frame is not None:
+                vigil.word(time.monotonic())
+                self._dispatch(frame)
+                if not self._pending:
+                    return None
+            self._on_time(channel, time.monotonic())
+            if not self._pending:
+                return None
+            frame = channel.take(self._patience(vigil), self._interrupt)
+            if frame is None:
+                self._silence(channel, vigil, time.monotonic())
+
+    def _silence(self, channel: wire.Channel, vigil: Vigil, now: float) -> None:
+        """Nothing was said for a while."""
+        asked = self._asked()
+        if asked and now >= vigil.due and vigil.silent(now, wire.reach(self._places.socket)):
+            for wait in asked:
+                channel.post(wait.question.frame(wait.id))
+
+    def _asked(self) -> list[Wait]:
+        return [wait for wait in self._pending.values() if wait.again_at is None]
+
+    def _patience(self, vigil: Vigil) -> float:
+        """Seconds until something is to be done although nothing is said."""
+        times = [wait.again_at for wait in self._pending.values() if wait.again_at is not None]
+        if len(times) < len(self._pending):
+            times.append(vigil.due)
+        if self._deadline is not None:
+            times.append(self._deadline)
+        return max(0.0, min(times) - time.monotonic())
+
+    def _dispatch(self, frame: bytes) -> None:
+        message = wire.heard(frame)
+        wait = None if message is None else self._pending.get(message.id)
+        if message is None or wait is None:
+            return
+        then = wait.take(message, self._places, time.monotonic())
+        if then == "elsewhere":
+            raise DrainingError("The mlc-jitd daemon is stopping.", remedy="Ask again.")
+        if then == "answered":
+            if type(message) is m.Result and wait.outcome is message:
+                wait.question.learn(frame, message)
+            self._end(wait)
+
+    def _on_time(self, channel: wire.Channel, now: float) -> None:
+        if self._deadline is not None and now >= self._deadline:
+            self._leave(channel)
+            self._end_all(out_of_time())
+            return
+        for wait in self._pending.values():
+            if wait.again_at is not None and now >= wait.again_at:
+                wait.again_at = None
+                channel.post(wait.question.frame(wait.id))
+
+    def _end(self, wait: Wait) -> None:
+        del self._pending[wait.id]
+        if self._on_end is not None and wait.outcome is not None:
+            if isinstance(wait.outcome, JitError) and does_without(wait.outcome):
+                return  # it is not over yet
+            self._on_end(wait.place, wait.outcome)
+
+    def _end_all(self, error: JitError) -> None:
+        for wait in list(self._pending.values()):
+            wait.outcome = error
+            self._end(wait)
+
+    def _leave(self, channel: wire.Channel) -> None:
+        for wait in self._pending.values():
+            channel.send(m.Leave(id=wait.id, cancel=self._cancel_alone))
+        if self._cancel_alone:
+            channel.settle()  # the process is about to end, and an unsent word ends with it
+
+
+def out_of_time() -> WaitTimedOutError:
+    """The caller's limit has come."""
+    return WaitTimedOutError(
+        "The library is not there within the time limit of this call; its compile goes on.",
+        remedy="Ask again later: who asks joins the compile. The limit is `timeout`, or MLC_JITD_WAIT_SECONDS.",
+    )
+
+
+def visible(answer: m.Result, places: Locations) -> m.Result | StoreError:
+    """The answer with a path that this process can see: its mounts may not be the daemon's. Else, why it can't."""
+    if os.path.exists(answer.path):  # noqa: PTH110 - on the hit path
+        return answer
+    here = places.home / "model_lib" / Path(answer.path).name
+    if here.exists():
+        return dataclasses.replace(answer, path=os.fspath(here))
+    return StoreError(
+        f"The daemon's library {answer.path} can't be seen from this process, nor {here}.",
+        remedy=f"Mount the daemon's cache home at {places.home} here too, or set MLC_LLM_HOME to where it is mounted.",
+        key=answer.key,
+    )
+
+
+def does_without(trouble: JitError) -> bool:
+    """Whether an error is the daemon's trouble, so that the work is to be done without it.
+
+    Not for a full queue, which to go on would be to jump; nor for a cache that nobody can write.
+    """
+    if settings.mode() == "require" or isinstance(trouble, BusyError):
+        return False
+    if isinstance(trouble, StoreUnwritableError):
+        return not trouble.key and trouble.reason != NO_HOME
+    return isinstance(trouble, DaemonError) or trouble.reason == "internal"

@@ -1,0 +1,81 @@
+"""Whether a daemon of this user listens at a path, without a word said to it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Literal
+
+from mlc_jit.errors import AccessRefusedError
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+Reach = Literal["up", "down"]
+
+
+def reach(path: Path) -> Reach:
+    """Whether a daemon of this user listens at the path.
+
+    Raises:
+        AccessRefusedError: Somebody listens whom this user may not reach or should not trust.
+    """
+    import socket  # noqa: PLC0415 - once for a connection, not for a hit
+
+    _require_private(path.parent)
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        probe.connect(os.fspath(path))
+    except BlockingIOError:
+        return "up"  # its queue of connections is full: busy is not dead
+    except PermissionError as error:
+        raise AccessRefusedError(
+            f"The socket {path} may not be used by uid {os.getuid()}: {error.strerror}.",
+            remedy="Unset MLC_JITD_SOCKET to use a daemon of your own, or ask the daemon's owner for access.",
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
+            return "down"
+        raise AccessRefusedError(f"The socket {path} can't be used: {error.strerror}.") from error
+    else:
+        _require_own(probe, path)
+        return "up"
+    finally:
+        probe.close()
+
+
+def _require_private(folder: Path) -> None:
+    """The socket's folder as the file system tells it: whoever may write there decides who answers."""
+    if os.environ.get("MLC_JITD_SOCKET"):
+        return  # named on purpose
+    try:
+        about = os.lstat(folder)
+    except OSError:
+        return  # then there is no socket in it either
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise AccessRefusedError(
+            f"{folder} is not a private folder of uid {os.getuid()}; a socket in it is not trusted.",
+            remedy=f"Remove it, or `chmod 700 {folder}`, or set MLC_JITD_RUNTIME_DIR to a private folder.",
+        )
+
+
+def _require_own(probe: socket.socket, path: Path) -> None:
+    """The listener's uid as the kernel tells it; a socket that was named on purpose may be another's."""
+    if os.environ.get("MLC_JITD_SOCKET") or not sys.platform.startswith("linux"):
+        return
+    import socket  # noqa: PLC0415
+    import struct  # noqa: PLC0415
+
+    with contextlib.suppress(OSError):
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        uid = struct.unpack("3i", credentials)[1]
+        if uid != os.getuid():
+            raise AccessRefusedError(
+                f"uid {uid} listens at {path}, where a daemon of uid {os.getuid()} was expected.",
+                remedy="Set MLC_JITD_SOCKET if that daemon is to be used.",
+            )

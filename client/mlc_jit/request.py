@@ -1,0 +1,254 @@
+"""From the arguments of a call to one request, ready to be sent: what needs no compiler is checked here.
+
+A program asks the same things again and again (one model for each worker, a retry, a reload), so a request is kept
+with its bytes. It is used again only for equal arguments, an unchanged environment and an equal config: that file is
+read at each call, never trusted to be what it was.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlc_jit import messages as m
+from mlc_jit import settings
+from mlc_jit.errors import (
+    ConfigInvalidError,
+    ConfigNotFoundError,
+    DeviceInvalidError,
+    JitDisabledError,
+    OverrideInvalidError,
+    RequestError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIG_NAME = "mlc-chat-config.json"
+MAX_CONFIG_BYTES = 512 << 10
+READ_BYTES = 64 << 10
+"""More than a config has: one read gets it all."""
+
+KEPT = 64
+"""Requests kept, at some 10 KB each."""
+
+_PLAIN = frozenset({int, float, bool, str, type(None)})
+
+
+@dataclass(slots=True)
+class Question:
+    """A request and its bytes, but for the id; and the last answer to it, by its bytes.
+
+    Attributes:
+        request: What is asked; its ``id`` means nothing.
+        silence: Seconds after which a silent daemon is given up.
+    """
+
+    request: m.JitRequest
+    silence: float
+    _before: bytes = field(default=b"", repr=False)
+    _after: bytes = field(default=b"", repr=False)
+    _answer: tuple[bytes, bytes, m.Result] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, request: m.JitRequest, *, silence: float | None = None) -> Question:
+        """A question that is encoded.
+
+        Raises:
+            RequestError: It is too long for a message.
+        """
+        frame = m.encode(request)
+        if len(frame) > m.MAX_MESSAGE_BYTES:
+            raise RequestError(
+                f"The request has {len(frame)} bytes; a daemon takes {m.MAX_MESSAGE_BYTES}.",
+                remedy="Look for very long environment variables or overrides.",
+            )
+        parts = m.cut(frame)
+        assert parts is not None, "encode writes verb and id first"
+        return cls(request, settings.silence_seconds() if silence is None else silence, parts[0], parts[2])
+
+    def frame(self, id_: int) -> bytes:
+        """The bytes to send."""
+        return m.paste(self._before, id_, self._after)
+
+    def known(self, frame: bytes, id_: int) -> m.Result | None:
+        """The result that a frame holds, if it says what the last one said."""
+        last = self._answer
+        if last is None or not frame.startswith(last[0]):
+            return None
+        parts = m.cut(frame)
+        return last[2] if parts is not None and parts[1] == id_ and parts[2] == last[1] else None
+
+    def learn(self, frame: bytes, result: m.Result) -> None:
+        """Remember what a frame holds."""
+        parts = m.cut(frame)
+        if parts is not None and result.source == "hit":
+            self._answer = (parts[0], parts[2], result)
+
+
+_Kept = tuple[settings.Settings, bytes, Question]
+_kept: dict[tuple[Any, ...], _Kept] = {}
+
+
+def question(
+    model_path: Path | str,
+    overrides: Mapping[str, Any] | None,
+    device: Any,
+    system_lib_prefix: str | None,
+    *,
+    progress: bool = False,
+) -> Question:
+    """The question that a call asks, with the policy of the environment.
+
+    Raises:
+        JitError: As ``make_request``.
+    """
+    now = settings.current()
+    policy = now.policy or settings.jit_policy()
+    given = _exactly(overrides)
+    if given is None or policy == "OFF" or type(system_lib_prefix) not in _PLAIN:
+        request = make_request(model_path, overrides, device, system_lib_prefix, policy=policy, progress=progress)
+        return Question.of(request, silence=now.silence)
+    if type(device) is not str:
+        device = device_text(device)
+    path = _absolute(model_path)
+    asked = (path, device, system_lib_prefix, progress, given)
+    kept = _kept.get(asked)
+    if kept is not None and kept[0] is now and kept[1] == _quick_config(path):
+        return kept[2]
+    request = make_request(path, overrides, device, system_lib_prefix, policy=policy, progress=progress)
+    made = Question.of(request, silence=now.silence)
+    if len(_kept) >= KEPT:
+        _kept.clear()
+    _kept[asked] = (now, request.config, made)
+    return made
+
+
+def _exactly(overrides: Mapping[str, Any] | None) -> str | None:
+    """Overrides as a text that only the same ones have; ``None`` where there is no such text."""
+    if not overrides:
+        return ""
+    if type(overrides) is not dict or not all(type(value) in _PLAIN for value in overrides.values()):
+        return None
+    return repr(overrides)
+
+
+def _absolute(model_path: Path | str) -> str:
+    path = os.fspath(model_path)
+    return path if path.startswith("/") and path == path.rstrip("/") else os.fspath(Path(path).absolute())
+
+
+def _quick_config(folder: str) -> bytes | None:
+    """A config's bytes, or ``None`` where more has to be said about it."""
+    try:
+        fd = os.open(f"{folder}/{CONFIG_NAME}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, READ_BYTES)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        return None
+
+
+def make_request(
+    model_path: Path | str,
+    overrides: Mapping[str, Any] | None,
+    device: Any,
+    system_lib_prefix: str | None,
+    *,
+    policy: m.Policy,
+    prewarm: bool = False,
+    progress: bool = False,
+) -> m.JitRequest:
+    """One request with everything that the daemon needs; reads the config, checks what needs no compiler.
+
+    Raises:
+        JitDisabledError: The policy is OFF; before anything is read, as upstream.
+        RequestError: The path, an override or the device is unusable.
+        ToolchainNotFoundError: This process does not know its own interpreter.
+    """
+    if policy == "OFF":
+        raise JitDisabledError(
+            "JIT is disabled by MLC_JIT_POLICY=OFF.", remedy="Set MLC_JIT_POLICY to ON, or pass a model_lib."
+        )
+    folder = Path(model_path).absolute()
+    given = dict(overrides or {})
+    opt = given.pop("opt", None)
+    if opt is not None and not isinstance(opt, str):
+        raise OverrideInvalidError(f"opt must be text such as O2, not {opt!r}.")
+    if system_lib_prefix is not None and not isinstance(system_lib_prefix, str):
+        raise OverrideInvalidError(f"system_lib_prefix must be text, not {system_lib_prefix!r}.")
+    if opt == "":
+        opt = "flashinfer=1"  # what upstream makes of empty flags; on the wire, empty is "not given"
+    now = settings.current()
+    return m.JitRequest(
+        config=read_config(folder),
+        model_path=os.fspath(folder),
+        overrides={name: _plain(name, value) for name, value in given.items() if value is not None},
+        opt=opt or "",
+        device=device_text(device),
+        system_lib_prefix=system_lib_prefix,
+        policy=policy,
+        python=now.python,
+        toolchain=now.toolchain,
+        environment=now.environment,
+        prewarm=prewarm,
+        progress=progress,
+    )
+
+
+def read_config(folder: Path) -> bytes:
+    """The bytes of a model's config.
+
+    Raises:
+        ConfigNotFoundError: There is none, or it can't be read.
+        ConfigInvalidError: It is no config by its size.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        if folder.is_file():
+            message = f"{folder} is a file; the model path must be a folder that holds {CONFIG_NAME}."
+        elif not folder.exists():
+            message = f"The model folder {folder} does not exist."
+        else:
+            message = f"{path} can't be read: {error.strerror}."
+        raise ConfigNotFoundError(
+            message, remedy="Pass the folder of a model in MLC's format (`mlc_llm gen_config` makes its config)."
+        ) from error
+    if len(payload) > MAX_CONFIG_BYTES:
+        raise ConfigInvalidError(
+            f"{path} has {len(payload)} bytes; a config has a few thousand.",
+            remedy="Make it anew with `mlc_llm gen_config`.",
+        )
+    return payload
+
+
+def device_text(device: Any) -> str:
+    """Text for a device: itself, or ``kind:index`` for a tvm ``Device``, without importing tvm.
+
+    Raises:
+        DeviceInvalidError: It is neither.
+    """
+    if isinstance(device, str):
+        return device
+    names = getattr(type(device), "_DEVICE_TYPE_TO_NAME", None)
+    kind = getattr(device, "dlpack_device_type", None)
+    if names is not None and kind is not None:
+        return f"{names[kind()]}:{device.index}"
+    raise DeviceInvalidError(
+        f"The device must be text such as 'cuda:0' or a tvm Device, not {type(device).__name__} {device!r}."
+    )
+
+
+def _plain(name: str, value: Any) -> int | float | bool | str:
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    try:
+        return operator.index(value)  # numpy's integers
+    except TypeError:
+        raise OverrideInvalidError(f"The override {name} must be a number, not {value!r}.") from None

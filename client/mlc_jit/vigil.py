@@ -1,0 +1,73 @@
+"""What the silence of a daemon means: how long it has lasted, and what to do about it. Pure: time comes in as a value.
+
+Who waits hears a heartbeat every two seconds. A first look is taken early, since a hit takes a thousandth of that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mlc_jit.errors import DaemonUnavailableError
+from mlc_jit.messages import HEARTBEAT_SECONDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlc_jit.reach import Reach
+
+FIRST_PROBE_SECONDS = 0.25
+"""Silence after which a first look is taken at whether anybody listens at all."""
+
+PROBE_SECONDS = HEARTBEAT_SECONDS * 1.25
+
+
+@dataclass(slots=True)
+class Vigil:
+    """One wait for a daemon's word.
+
+    Attributes:
+        path: The daemon's socket, for people.
+        limit: Seconds of silence after which it is given up.
+        heard: When it last said something, or when the wait began.
+        due: When the next look at it is to be taken.
+    """
+
+    path: Path
+    limit: float
+    heard: float
+    due: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.due = self.heard + FIRST_PROBE_SECONDS
+
+    def word(self, now: float) -> None:
+        """It said something."""
+        self.heard = now
+        self.due = now + PROBE_SECONDS
+
+    def silent(self, now: float, reach: Reach) -> bool:
+        """It has said nothing until ``due``.
+
+        Args:
+            now: Monotonic seconds.
+            reach: Whether anybody listens at its path.
+
+        Returns:
+            Whether to say again what was asked: a heartbeat is missing, so the daemon that was asked may have been
+            replaced so quickly that nobody saw it go. One that still has the question ignores the second copy.
+
+        Raises:
+            DaemonUnavailableError: ``reason`` is ``gone`` (nobody listens any more) or ``silent``.
+        """
+        quiet = now - self.heard
+        if reach == "down":
+            raise DaemonUnavailableError("The mlc-jitd daemon ended.", reason="gone")
+        if quiet >= self.limit:
+            raise DaemonUnavailableError(
+                f"The mlc-jitd daemon at {self.path} has said nothing for {quiet:.0f} s.",
+                remedy="It may be stopped or overloaded; `mlc-jit status` asks it.",
+                reason="silent",
+            )
+        self.due = now + min(PROBE_SECONDS, max(self.limit - quiet, 0.05))
+        return quiet >= PROBE_SECONDS
