@@ -97,7 +97,10 @@ def _ask(
     try:
         places = locate()
     except JitError as error:
-        _settle(waits, error)
+        for wait in waits:
+            wait.outcome = error
+            if on_end is not None and not does_without(error):
+                on_end(wait.place, error)
     else:
         Conversation(
             places, waits, cancel_alone=cancel_alone, interrupt=interrupt, deadline=deadline, on_end=on_end
@@ -110,11 +113,6 @@ def _ask(
                 wait.outcome = error
             if on_end is not None:
                 on_end(wait.place, wait.outcome)
-
-
-def _settle(waits: list[Wait], error: JitError) -> None:
-    for wait in waits:
-        wait.outcome = error
 
 
 def without_daemon(
