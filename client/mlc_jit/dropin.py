@@ -41,6 +41,8 @@ RESULT = ("model_lib_path", "system_lib_prefix")
 
 _lock = threading.RLock()
 _on = False
+_aside: object = None
+"""The function of upstream's that is not the one known here, once that was said."""
 
 
 def install() -> None:
@@ -69,8 +71,9 @@ def uninstall() -> None:
         _on = False
         _watcher.end()
         module = sys.modules.get(MODULE)
-        if module is not None and installed():
-            vars(module)["jit"] = getattr(vars(module)["jit"], ORIGINAL)
+        original = getattr(getattr(module, "jit", None), ORIGINAL, None)
+        if module is not None and original is not None:
+            vars(module)["jit"] = original
 
 
 def installed() -> bool:
@@ -89,6 +92,7 @@ _watcher = Watcher(MODULE, _loaded)
 
 
 def _replace(module: ModuleType) -> None:
+    global _aside  # noqa: PLW0603
     from mlc_jit import settings  # noqa: PLC0415 - see importhook: this module is loaded into programs that never ask
 
     original = getattr(module, "jit", None)
@@ -98,6 +102,9 @@ def _replace(module: ModuleType) -> None:
     if not changed:
         vars(module)["jit"] = _replacement(module, original)
         return
+    if original is _aside:
+        return
+    _aside = original
     logger.warning("mlc-jitd: %s is not the one known here (%s); leaving it as it is", f"{MODULE}.jit", changed)
     if settings.mode() == "require":
         vars(module)["jit"] = _refusal(original, changed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 
 class OptimizationFlags:
     """A text that prints itself."""
@@ -16,3 +18,17 @@ class OptimizationFlags:
     def from_str(source: str) -> OptimizationFlags:
         """Any text."""
         return OptimizationFlags(source)
+
+
+@dataclasses.dataclass
+class ModelConfigOverride:
+    """Upstream's names."""
+
+    context_window_size: int | None = None
+    sliding_window_size: int | None = None
+    prefill_chunk_size: int | None = None
+    attention_sink_size: int | None = None
+    max_batch_size: int | None = None
+    tensor_parallel_shards: int | None = None
+    pipeline_parallel_stages: int | None = None
+    disaggregation: bool | None = None

@@ -1,0 +1,3 @@
+"""Part of the compiler's double."""
+
+from __future__ import annotations
