@@ -196,6 +196,7 @@ def make_request(
         toolchain=now.toolchain,
         environment=now.environment,
         prewarm=prewarm,
+        acceleration=now.acceleration,
         progress=progress,
     )
 

@@ -42,6 +42,7 @@ class Settings:
         python: The interpreter whose compiler is wanted.
         toolchain: Which of its compilers.
         environment: The declared variables that reach the compiler.
+        acceleration: ``off`` where kernels are not to be compiled apart and reused, else empty.
         require: Whether a daemon that can't be had is an error.
         silence: Seconds after which a silent daemon is given up.
         busy: Seconds for which a place in a full queue is waited for.
@@ -52,6 +53,7 @@ class Settings:
     python: str
     toolchain: m.ToolchainChoice
     environment: dict[str, str]
+    acceleration: Literal["", "off"]
     require: bool
     silence: float
     busy: float
@@ -82,6 +84,7 @@ def _read() -> Settings:
         python=_interpreter(),
         toolchain=_toolchain(),
         environment=environment.own(),
+        acceleration="off" if os.environ.get("MLC_JITD_ACCELERATION", "").strip().lower() == "off" else "",
         require=mode() == "require",
         silence=silence_seconds(),
         busy=_seconds("MLC_JITD_BUSY_SECONDS", BUSY_SECONDS),
