@@ -28,7 +28,7 @@ from mlc_jitd.reports import cannot, error_of, internal, place, trouble_of
 from mlc_jitd.schedule.jobs import Accepted
 from mlc_jitd.server import Peer
 from mlc_jitd.store import Entry, Found
-from mlc_jitd.work import TOOLCHAIN_CHANGED, Built, LookUp, Work
+from mlc_jitd.work import LOADING, LOCKED, TOOLCHAIN_CHANGED, Built, LookUp, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -329,11 +329,11 @@ class Engine:
     # --- jobs -------------------------------------------------------------------------------------------------------
 
     def _advanced(self, key: str, stage: Stage, now: float) -> None:
-        """A compile has come to a stage. While another process compiles the key, nothing is known of how far it is."""
+        """A compile has come to a stage. How far it is says nothing while it has not begun."""
         state = self._jobs.get(key)
         if state is None:
             return
-        if stage.name != "locked":
+        if stage.name not in (LOCKED, LOADING):
             state.headway.enter(stage.name, now)
         self._tell_place(key, state, stage.name, stage.detail, now)
 

@@ -59,6 +59,9 @@ FROZEN_SECONDS = 10.0
 
 TOOLCHAIN_CHANGED = "toolchain-changed"
 
+LOCKED, LOADING = "locked", "loading"
+"""Stages that are no part of a compile: another process has the key; a warm compiler is only being imported."""
+
 Report = Callable[[Stage], None]
 
 
@@ -204,9 +207,10 @@ class Work:
             lock.release()
 
     def counters(self) -> dict[str, int]:
-        """What the store and the kernels' store counted."""
+        """What the store, the kernels' store and the warm compilers counted."""
         apart = {} if self.acceleration is None else self.acceleration.store.counters()
-        return {**self.store.counters(), **apart}
+        warm = {} if self._warm is None else self._warm.counters()
+        return {**self.store.counters(), **apart, **warm}
 
     def close(self) -> None:
         """End the warm compilers, when no compile runs any more."""
@@ -217,7 +221,7 @@ class Work:
         """Take the key's lock; whether somebody else held it."""
         if lock.acquire(0):
             return False
-        report(Stage("locked", f"being compiled by {lock.holder() or 'another process'}"))
+        report(Stage(LOCKED, f"being compiled by {lock.holder() or 'another process'}"))
         thawed_at = time.monotonic()
         while not lock.acquire(LOCK_SLICE_SECONDS):
             if stop.reason is not None:
@@ -241,7 +245,8 @@ class Work:
         watch = Stopwatch()
 
         def enter(stage: Stage) -> None:
-            watch.enter(stage.name, time.monotonic())
+            # Loading is no time of this compile: the next one of its kind finds the compiler loaded.
+            watch.enter("" if stage.name == LOADING else stage.name, time.monotonic())
             report(stage)
 
         def on_line(line: str) -> None:
@@ -305,7 +310,8 @@ class Work:
             cores=order.cores,
             background=order.background,
         )
-        attempt.enter(Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}"))
+        begin = Stage("start", f"{toolchain.name} on {order.cores} core{'s'[: order.cores != 1]}")
+        attempt.enter(begin)
         if self._warm is None:
             return run(
                 command,
@@ -317,7 +323,15 @@ class Work:
                 owner=self._owner,
             )
         kind = self._kind(order.identity, toolchain)
-        return self._warm.run(command, kind, limits, log=attempt.log, on_line=attempt.on_line, stop=attempt.stop)
+        return self._warm.run(
+            command,
+            kind,
+            limits,
+            log=attempt.log,
+            on_line=attempt.on_line,
+            stop=attempt.stop,
+            loading=lambda begins: attempt.enter(Stage(LOADING, "the compiler") if begins else begin),
+        )
 
     @contextlib.contextmanager
     def _staging(self, key: str) -> Iterator[Path]:

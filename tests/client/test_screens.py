@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mlc_jit import messages as m
+from mlc_jit.bars import cells
+from mlc_jit.cli import status
 from mlc_jit.cli.asking import duration, size, table
 from mlc_jit.cli.compile_ import parse_overrides
 from mlc_jit.errors import OverrideInvalidError
@@ -63,3 +66,59 @@ def test_overrides_on_the_command_line(text: str, values: dict[str, object]):
 def test_overrides_that_are_none(text: str):
     with pytest.raises(OverrideInvalidError):
         parse_overrides(text)
+
+
+MEMORY, UNKNOWN = "waits for memory", "waits for a compile of unknown need to end"
+JOBS = (
+    ("Llama-3.2-1B-Instruct-q4f16_1-MLC", "running", "code generation", "", 0.42, 35.0, 25.0),
+    ("Qwen3-0.6B-q4f16_1-MLC", "running", "graph passes", "", 0.07, 120.0, 8.2),
+    ("tiny", "running", "loading", "the compiler", None, None, 1.0),
+    ("SmolLM2-135M-Instruct-MLC", "queued", "queued", f"position 1, {MEMORY}, starts in about 9 s", None, 140.0, 30.0),
+    ("Phi-3.5-mini-instruct-q4f16_1-MLC", "queued", "queued", "position 2", None, None, 4000.0),
+    ("gemma-2-2b-it-q4f16_1-MLC", "queued", "queued", f"position 3, {UNKNOWN}", None, None, 1.0),
+    ("a", "queued", "queued", "position 4", None, None, 1.0),
+    ("b", "queued", "queued", "position 5", None, None, 1.0),
+)  # fmt: skip
+
+
+def shown(width: int | None, **counters: int) -> list[str]:
+    """The status of a daemon with three running and five waiting compiles."""
+    jobs = tuple(
+        m.JobReport(
+            key=f"{n:064x}", state=state, model=f"/models/{name}", stage=stage, detail=detail, fraction=fraction,
+            left=left, elapsed=elapsed, waiters=1,
+        )
+        for n, (name, state, stage, detail, fraction, left, elapsed) in enumerate(JOBS)
+    )  # fmt: skip
+    about = m.Status(
+        id=1, version="0.1.0", pid=7, uptime=60, home="/h", socket="/s", log_path="/l", slots=3, jobs=jobs,
+        counters=counters,
+    )  # fmt: skip
+    return status.screen(about, width).splitlines()
+
+
+def test_a_status_fits_a_terminal_and_keeps_what_matters():
+    lines = shown(80)
+    table = lines[lines.index("") + 1 :]
+    assert max(map(cells, lines)) < 80
+    assert [line[14:21].strip() for line in table[1:]] == [job[1] for job in JOBS]
+    assert "42% code generation  " in table[1]
+    assert "loading" in table[3]
+    assert "#1, waits for memory" in table[4]
+    assert " 1:06:40 " in table[5]
+    assert "#3, waits for a co" in table[6]
+    assert "Llama-3.2" in table[1]
+
+
+@pytest.mark.parametrize("width", [160, None])
+def test_with_room_nothing_of_a_status_is_cut(width: int | None):
+    text = "\n".join(shown(width))
+    assert "#3, waits for a compile of unknown need to end" in text
+    assert all(job[0] in text for job in JOBS)
+
+
+def test_a_status_says_in_words_what_warm_compilers_did():
+    assert not any(line.startswith("  warm") for line in shown(80, plain_compiles=3))
+    told = {"warm_workers": 1, "warm_started": 3, "warm_compiles": 11, "plain_compiles": 1, "warm_retired": 2}
+    (line,) = [line for line in shown(80, **told, warm_crashed=1) if line.startswith("  warm")]
+    assert line == "  warm    1 compiler loaded; 11 compiles used one, 1 did not; 2 retired, 1 crashed"

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.daemons import alive, status, until, waiters
+from mlc_jit import api
 from mlc_jit.cli import log as log_verb
+from mlc_jitd.build.supervisor.log import BoundedLog
 from mlc_jitd.store.layout import Layout
 from mlc_jitd.work import Work
 
@@ -72,6 +74,22 @@ def lines(path: Path) -> list[str]:
 # --- progress -------------------------------------------------------------------------------------------------------
 
 
+def test_the_first_compile_hears_that_its_compiler_is_loaded_and_the_next_does_not(
+    daemon: Daemon, double: Double, place: Place
+) -> None:
+    def stages(name: str, size: int) -> list[str]:
+        heard: list[str] = []
+        request = api.make_request(double.model(name, vocab_size=size), {}, "cpu", None, policy="ON")
+        api.ask(request, on_progress=lambda step: heard.append(f"{step.stage}: {step.detail}"))
+        return heard
+
+    assert "loading: the compiler" in stages("first", 1)
+    second = stages("second", 2)
+    assert second
+    assert "loading: the compiler" not in second
+    assert not any("loading" in json.loads(path.read_bytes())["compile"]["stages"] for path in place.manifests())
+
+
 def test_who_joins_late_hears_what_there_was_and_then_the_rest(daemon: Daemon, double: Double, client: Clients) -> None:
     gate = double.gate()
     model = double.model(told={"wait_for": gate})
@@ -123,7 +141,7 @@ def test_the_place_in_the_queue_is_told_with_an_estimate(
     (job,) = [job for job in status().jobs if job.state == "queued"]
     assert job.detail.startswith("position 1")
     assert job.left is None or job.left >= 0
-    assert "position 1" in mlc_jit("status").stdout
+    assert " #1 " in mlc_jit("status").stdout
     gate.touch()
     first.path()
     assert queued.answer()[0][0] == "queued"
@@ -290,6 +308,75 @@ def test_a_log_that_is_written_anew_is_followed_from_its_beginning(
     monkeypatch.setattr(log_verb, "LOOK_SECONDS", 0)
     log_verb._follow(place.cache, key, log)
     assert capfdbinary.readouterr().out == b"first, a long line\nsecond\n"
+
+
+class Written:
+    """A log that the daemon's own code writes, followed by the verb's own."""
+
+    def __init__(self, folder: Path, capfdbinary: Any) -> None:
+        self.path = folder / "log"
+        self.log = BoundedLog(str(self.path), LIMIT, "job")
+        self.growing = log_verb.Growing(self.path)
+        self.captured = capfdbinary
+        self.shown = b""
+        self.said = ""
+
+    def look(self) -> None:
+        assert self.growing.look()
+        out, err = self.captured.readouterr()
+        self.shown += out
+        self.said += err.decode()
+
+
+LIMIT = 256 << 10
+LINES = [b"line %05d\n" % n for n in range(60_000)]  # 11 bytes each
+
+
+@pytest.fixture
+def written(tmp_path: Path, capfdbinary: Any) -> Written:
+    return Written(tmp_path, capfdbinary)
+
+
+def test_a_followed_log_is_shown_once_and_whole_up_to_its_limit(written: Written) -> None:
+    for n in range(0, 20_000, 100):
+        written.log.write(b"".join(LINES[n : n + 100]))
+        written.look()
+    written.log.finish()
+    written.look()
+    written.growing.end()
+    written.look()
+    assert written.shown == b"".join(LINES[:20_000])
+    assert written.said == ""
+
+
+@pytest.mark.parametrize("looks", [1, 7, 50, 1000], ids="looks at every {}th write".format)
+def test_beyond_its_limit_the_end_of_a_followed_log_is_shown_when_it_is_over(written: Written, looks: int) -> None:
+    for number, n in enumerate(range(0, 60_000, 100)):
+        written.log.write(b"".join(LINES[n : n + 100]))
+        if number % looks == 0:
+            written.look()
+    written.log.finish()
+    written.look()
+    written.growing.end()
+    written.look()
+    shown = [line for line in written.shown.splitlines(keepends=True) if line.startswith(b"line ")]
+    if looks < 1000:
+        assert written.said.count("has reached its limit") == 1
+        assert written.said.count("the end of ") == 1
+    assert shown[:10_000] == LINES[:10_000], "what it kept of its beginning"
+    assert shown[-5_000:] == LINES[-5_000:], "its end"
+    assert len(written.shown) < 2 * LIMIT, "nothing again and again"
+
+
+def test_the_next_compiles_log_is_followed_too(written: Written) -> None:
+    written.log.write(b"".join(LINES[:50]))
+    written.look()
+    written.log.finish()
+    written.log = BoundedLog(str(written.path), LIMIT, "next")
+    written.log.write(b"the next\n")
+    written.look()
+    written.log.finish()
+    assert written.shown == b"".join(LINES[:50]) + b"the next\n"
 
 
 def test_client_and_daemon_agree_on_where_logs_and_locks_are(place: Place) -> None:

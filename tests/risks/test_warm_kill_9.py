@@ -103,6 +103,9 @@ def test_the_worker(started: tuple[Family, Clients], double: Double, gate: Path,
     assert len(place.manifests()) == 1 + 1  # with the one before
     jit(double.model("after", vocab_size=7), {}, "cpu")  # by a fresh worker
     assert len(double.starts()) == 4
+    counted = status().counters
+    assert (counted["warm_compiles"], counted["plain_compiles"], counted["warm_again"]) == (2, 1, 1)
+    assert (counted["warm_started"], counted["warm_crashed"], counted["warm_workers"]) == (2, 1, 1)
 
 
 def test_the_keeper(started: tuple[Family, Clients], double: Double, gate: Path, gated: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlc_jit import messages as m
 from mlc_jit.cli.asking import answer
@@ -26,6 +26,14 @@ LOGS, LOCKS = "model_lib/.logs", "model_lib/.locks"
 LOOK_SECONDS = 0.2
 ASK_SECONDS = 1.0
 TAIL = 64 << 10
+"""Bytes of a log's end that are shown where it could not be followed to there."""
+
+MARK = 64
+"""Bytes at both ends of what was copied that tell whether a log is still the same."""
+
+TIDIED = 256
+"""Bytes by which a log may shrink when its end is put in order."""
+
 _CHUNK = 1 << 16
 _PREFIX = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 
@@ -55,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         _follow(home, key, path)
         return 0
     try:
-        _copy(path, 0)
+        with path.open("rb") as file:
+            _copy_rest(file)
     except FileNotFoundError:
         raise _not_begun(key) from None
     return 0
@@ -91,43 +100,98 @@ def _not_begun(key: str) -> RequestError:
 
 
 def _follow(home: Path, key: str, path: Path) -> None:
-    """Copy the log as it grows, from its beginning again if it is written anew, until nobody compiles the key."""
-    seen: tuple[int, int] | None = None
-    at, full, asked, queued = 0, False, -ASK_SECONDS, True
+    """Copy the log as it grows, until nobody compiles the key."""
+    growing = Growing(path)
+    asked, queued = -ASK_SECONDS, True
     while True:
         if time.monotonic() - asked >= ASK_SECONDS:
             asked, queued = time.monotonic(), key in _jobs()
         goes_on = queued or is_locked(home / LOCKS / key)  # before the file is read, so that its end is not missed
-        try:
-            about = path.stat()
-        except FileNotFoundError:
-            if not goes_on:
-                raise _not_begun(key) from None
-        else:
-            if seen is not None and (about.st_ino != seen[0] or about.st_size < at):
-                at = 0
-            elif seen is not None and about.st_size == at and about.st_mtime_ns != seen[1] and at:
-                full = True  # its last part is written round and round
-            seen = (about.st_ino, about.st_mtime_ns)
-            at = _copy(path, at)
+        if not growing.look() and not goes_on:
+            raise _not_begun(key)
         if not goes_on:
             break
         time.sleep(LOOK_SECONDS)
-    if full:
-        print(f"mlc-jit: the log outgrew its limit while it was followed; its end, from {path}:", file=sys.stderr)
-        _copy(path, max(0, path.stat().st_size - TAIL))
+    growing.end()
 
 
-def _copy(path: Path, at: int) -> int:
-    """Copy a file from an offset to standard output; the offset of its end."""
+class Growing:
+    """A log that is being written, copied to standard output as far as it only grows.
+
+    From its limit on, a log keeps its first part and writes the rest round and round; at the end that is put in order.
+    So from there on nothing is copied, which is said, and the end of the log is shown when it is over. A log that is
+    written anew, for the next compile of the key, is copied from its beginning.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+        self._inode = self._changed = 0
+        self._first = self._last = b""
+        self._round = False
+
+    def look(self) -> bool:
+        """Copy what is new; whether there is a log."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return False
+        with file:
+            about = os.fstat(file.fileno())
+            if about.st_ino != self._inode or self._is_new(file, about.st_size):
+                self._at, self._round, self._inode = 0, False, about.st_ino
+            elif not self._round and self._goes_round(file, about):
+                self._round = True
+                size = f"{self._at / 1e6:.1f} MB"
+                _say(f"the log has reached its limit ({size}); its end is shown when the compile has ended")
+            if not self._round:
+                self._copy(file)
+        return True
+
+    def end(self) -> None:
+        """The compile is over: show the end of a log that was not copied to it."""
+        if self._round:
+            _say(f"the end of {self._path}:")
+            with self._path.open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+                file.readline()  # the rest of a line
+                _copy_rest(file)
+
+    def _is_new(self, file: BinaryIO, size: int) -> bool:
+        return size < self._at - TIDIED or _read(file, 0, len(self._first)) != self._first
+
+    def _goes_round(self, file: BinaryIO, about: os.stat_result) -> bool:
+        if about.st_size == self._at and about.st_mtime_ns != self._changed and self._at:
+            return True  # written to, and no longer for it
+        return _read(file, self._at - len(self._last), len(self._last)) != self._last
+
+    def _copy(self, file: BinaryIO) -> None:
+        file.seek(self._at)
+        while True:
+            self._at = _copy_rest(file)
+            about = os.fstat(file.fileno())
+            if about.st_size <= self._at:
+                break
+        self._changed = about.st_mtime_ns
+        self._first = _read(file, 0, min(MARK, self._at))
+        self._last = _read(file, max(0, self._at - MARK), min(MARK, self._at))
+
+
+def _copy_rest(file: BinaryIO) -> int:
+    """Copy a file from where it is to standard output; the offset of its end."""
     sys.stdout.flush()
-    with path.open("rb") as file:
-        file.seek(at)
-        while chunk := file.read(_CHUNK):
-            sys.stdout.buffer.write(chunk)
-            at += len(chunk)
+    while chunk := file.read(_CHUNK):
+        sys.stdout.buffer.write(chunk)
     sys.stdout.buffer.flush()
-    return at
+    return file.tell()
+
+
+def _read(file: BinaryIO, at: int, count: int) -> bytes:
+    return os.pread(file.fileno(), count, at)
+
+
+def _say(text: str) -> None:
+    print(f"mlc-jit: {text}", file=sys.stderr, flush=True)
 
 
 def is_locked(path: Path) -> bool:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlc_jit import messages as m
-from mlc_jit.bars import clock
+from mlc_jit.bars import Glyphs, cells, clock, cut
 from mlc_jit.cli.asking import answer, duration, size, table
 
 if TYPE_CHECKING:
     import argparse
+
+LEAST = 10
+"""Columns that a text is not cut below, however narrow the terminal."""
 
 
 def add(verbs: Any) -> None:
@@ -30,12 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
         facts = {name: value for name, value in dataclasses.asdict(status).items() if name != "id"}
         print(json.dumps(facts, indent=1))
     else:
-        print(screen(status))
+        print(screen(status, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return 0
 
 
-def screen(status: m.Status) -> str:
-    """The status as text for a terminal."""
+def screen(status: m.Status, width: int | None = None) -> str:
+    """The status as text; what is long is cut to ``width`` columns, if there are any."""
     count = status.counters.get
     state = "draining" if status.draining else "serving"
     lines = [
@@ -54,6 +59,8 @@ def screen(status: m.Status) -> str:
         known = f"{_counted(count('kernels', 0), 'kernel')} known, {size(count('kernel_bytes', 0))}"
         saved = clock(count("kernel_milliseconds_saved", 0) / 1000)
         lines.append(f"  reused  {count('kernels_reused', 0)} of {known}; {saved} of processor time saved")
+    if warm := _warm(status.counters):
+        lines.append(f"  warm    {warm}")
     running = sum(job.state != "queued" for job in status.jobs)
     slots = f" on {_counted(status.slots, 'slot')}" if status.slots else ""
     lines.append(f"  jobs    {running} running{slots}, {len(status.jobs) - running} queued")
@@ -64,14 +71,14 @@ def screen(status: m.Status) -> str:
                 job.key[:12],
                 job.state,
                 _progress(job),
-                duration(job.elapsed),
+                clock(job.elapsed),
                 "" if job.left is None else clock(job.left),
                 str(job.waiters),
                 Path(job.model).name,
             ]
             for job in status.jobs
         ]
-        lines += ["", table(rows, right=frozenset({3, 4, 5}))]
+        lines += ["", table(_fitted(rows, width), right=frozenset({3, 4, 5}))]
     return "\n".join(lines)
 
 
@@ -98,9 +105,37 @@ def _collected(life: m.CacheReport, now: float) -> str:
     return shown
 
 
+def _warm(counters: dict[str, int]) -> str:
+    """What the warm compilers did; nothing where there were none."""
+    count = counters.get
+    if not count("warm_started", 0):
+        return ""
+    said = f"{_counted(count('warm_workers', 0), 'compiler')} loaded; "
+    said += f"{_counted(count('warm_compiles', 0), 'compile')} used one, {count('plain_compiles', 0)} did not"
+    ends = [f"{count(name)} {what}" for name, what in _ENDS.items() if count(name, 0)]
+    return "; ".join([said, *([", ".join(ends)] if ends else [])])
+
+
+_ENDS = {"warm_retired": "retired", "warm_crashed": "crashed", "warm_unfit": "unfit"}
+
+
+def _fitted(rows: list[list[str]], width: int | None) -> list[list[str]]:
+    """The rows with their two long columns cut so that a line fits; the model's name keeps its beginning."""
+    progress, model = 2, len(rows[0]) - 1
+    widest = [max(cells(row[column]) for row in rows) for column in range(len(rows[0]))]
+    room = (width or 0) - 1 - sum(widest) + widest[progress] + widest[model] - 2 * model
+    if width is None or widest[progress] + widest[model] <= room:
+        return rows
+    of_model = min(widest[model], max(LEAST, room - widest[progress]))
+    of_progress = max(LEAST, room - of_model)
+    limits = {progress: of_progress, model: of_model}
+    glyphs = Glyphs.of(getattr(sys.stdout, "encoding", None) or "utf-8")
+    return [[cut(text, limits.get(column, cells(text)), glyphs) for column, text in enumerate(row)] for row in rows]
+
+
 def _progress(job: m.JobReport) -> str:
-    if job.state == "queued":
-        return job.detail or job.stage
+    if job.state == "queued":  # when it starts is in what is left
+        return job.detail.partition(", starts in")[0].replace("position ", "#") or job.stage
     return job.stage if job.fraction is None else f"{job.fraction:.0%} {job.stage}"
 
 

@@ -8,6 +8,7 @@ What does not belong here: processes and sockets (`warm_worker`), and what a com
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -48,6 +49,11 @@ SHORT_BYTES = 1 << 30
 """Free memory of the host below which idle workers give theirs back, and none is started."""
 
 LOOK_SECONDS = 5.0
+DEAD = "it is dead"
+
+
+def _ignore(_: bool) -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +75,25 @@ class Kind:
 
 @dataclass(slots=True)
 class WarmCounts:
-    """What became of jobs and workers."""
+    """What became of jobs and workers.
+
+    Attributes:
+        warm: Jobs that a worker ran.
+        plain: Jobs of a process of their own.
+        again: Of those, jobs whose worker died under them.
+        started: Workers.
+        retired: Workers that were ended, for whatever reason; also those that had ended themselves.
+        crashed: Workers that had ended themselves.
+        unfit: Workers that could not be used: the import failed, or left a process that can't be forked.
+    """
 
     warm: int = 0
     plain: int = 0
     again: int = 0
     started: int = 0
     retired: int = 0
+    crashed: int = 0
+    unfit: int = 0
 
 
 class WarmCompilers:
@@ -121,24 +139,37 @@ class WarmCompilers:
         log: Path,
         on_line: Callable[[str], None],
         stop: StopSignal,
+        loading: Callable[[bool], None] = _ignore,
     ) -> Outcome:
         """As `build.run`: the command's program, arguments, variables and folder count in both ways of running it.
 
         A job whose worker died under it is run again, once, as a plain subprocess. Its time does not count the
-        worker's start.
+        worker's start: `loading` is told when it begins to wait for a worker that imports its compiler, and when that
+        is over; where one is ready, it is not told.
         """
         worker = self._take(kind)
         if worker is not None:
             try:
-                outcome = self._warm(worker, kind, command, limits, log=log, on_line=on_line, stop=stop)
+                outcome = self._warm(
+                    worker, kind, command, limits, log=log, on_line=on_line, stop=stop, loading=loading
+                )
             finally:
                 with self._lock:
                     worker.busy -= 1
                     worker.used = time.monotonic()
             if outcome is not None:
                 return outcome
-        self.counts.plain += 1
+        with self._lock:
+            self.counts.plain += 1
         return run(command, limits, log=log, on_line=on_line, stop=stop, groups=self._groups, owner=self._owner)
+
+    def counters(self) -> dict[str, int]:
+        """`counts` and the number of workers, under the names that a status has for them."""
+        with self._lock:
+            counted = dataclasses.asdict(self.counts)
+            jobs = {"warm_compiles": counted.pop("warm"), "plain_compiles": counted.pop("plain")}
+            workers = {f"warm_{name}": number for name, number in counted.items()}
+            return {**jobs, **workers, "warm_workers": len(self._workers)}
 
     def workers(self) -> list[Worker]:
         """Those that would get a job now."""
@@ -166,12 +197,13 @@ class WarmCompilers:
             for key, worker in list(self._workers.items()):
                 why = self._why_retire(worker, now, short=short)
                 if why:
+                    self.counts.crashed += why == DEAD
                     self._retire(key, why)
             self._ending = [worker for worker in self._ending if not worker.gone()]
 
     def _why_retire(self, worker: Worker, now: float, *, short: bool) -> str:
         if not worker.alive():
-            return "it is dead"
+            return DEAD
         if worker.busy:
             return ""
         if now >= worker.used + self._idle:
@@ -233,16 +265,26 @@ class WarmCompilers:
         log: Path,
         on_line: Callable[[str], None],
         stop: StopSignal,
+        loading: Callable[[bool], None],
     ) -> Outcome | None:
         """The job in a worker; None if it should be run in another way."""
         try:
-            if not worker.ready(START_SECONDS, stop):
-                return None  # stopped: the plain way knows how to say so
+            waits = not worker.is_ready()
+            if waits:
+                loading(True)
+            try:
+                if not worker.ready(START_SECONDS, stop):
+                    return None  # stopped: the plain way knows how to say so
+            finally:
+                if waits:
+                    loading(False)
             if not worker.is_of_its_build():
                 self._give_up(worker, kind, "the compiler was replaced while it was imported", ban=False)
                 return None
             forked = worker.fork()
         except UnfitError as error:
+            with self._lock:
+                self.counts.unfit += 1
             self._give_up(worker, kind, str(error))
             return None
         try:
@@ -259,10 +301,13 @@ class WarmCompilers:
         finally:
             forked.close()
         if outcome.status == "lost" and worker.died():
-            self.counts.again += 1
+            with self._lock:
+                self.counts.again += 1
+                self.counts.crashed += 1
             self._give_up(worker, kind, "it died under a job, which is tried again", ban=False)
             return None
-        self.counts.warm += 1
+        with self._lock:
+            self.counts.warm += 1
         return outcome
 
     def _give_up(self, worker: Worker, kind: Kind, why: str, *, ban: bool = True) -> None:

@@ -107,6 +107,10 @@ class Worker:
                 raise UnfitError(f"it was not ready after {limit:g} s")
         return False
 
+    def is_ready(self) -> bool:
+        """Whether a job would have to wait for the import no longer."""
+        return self._greeted
+
     def is_of_its_build(self) -> bool:
         """Whether what was imported is what was to be: the answer of one look, behind the import."""
         with self._lock:

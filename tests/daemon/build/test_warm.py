@@ -77,6 +77,7 @@ class Shop:
         *,
         stop: StopSignal | None = None,
         on_line: Callable[[str], None] | None = None,
+        loading: Callable[[bool], None] = lambda _: None,
         **limits: Any,
     ) -> Outcome:
         return self.pool.run(
@@ -86,6 +87,7 @@ class Shop:
             log=self.bench.folder / f"job-{threading.get_ident()}.log",
             on_line=on_line or self.lines.append,
             stop=stop or StopSignal(),
+            loading=loading,
         )
 
     def plain(self, text: str, **limits: Any) -> Outcome:
@@ -136,6 +138,20 @@ def test_two_in_a_row_share_one_import(shop: Shop) -> None:
     assert not second.log_tail.endswith(f" {importer}\n")
     assert (first.status, first.exit_status, first.log_truncated) == ("exited", 0, False)
     assert (shop.pool.counts.warm, shop.pool.counts.plain, shop.pool.counts.started) == (2, 0, 1)
+
+
+def test_who_waits_for_an_import_is_told_so(shop: Shop) -> None:
+    told: list[bool] = []
+    assert shop.run("print('first')", loading=told.append).succeeded
+    assert shop.run("print('second')", loading=told.append).succeeded
+    assert told == [True, False]
+
+
+def test_an_import_that_fails_is_no_loading_any_more(shop: Shop) -> None:
+    (shop.bench.folder / "slowcc.py").write_text("raise ImportError('libtvm.so: cannot open')\n")
+    told: list[bool] = []
+    assert shop.run("pass", loading=told.append).exit_status == 1
+    assert told == [True, False]
 
 
 def test_two_at_once_from_one_worker(shop: Shop) -> None:
@@ -400,6 +416,8 @@ def test_a_compiler_that_cannot_be_imported_is_the_plain_ways_to_tell(shop: Shop
     assert outcome.log_tail.endswith("ImportError: libtvm.so: cannot open\n")
     assert shop.run("pass").exit_status == 1
     assert shop.pool.counts.started == 1  # it is not tried again each time
+    counted = shop.pool.counters()
+    assert (counted["plain_compiles"], counted["warm_unfit"], counted["warm_workers"]) == (2, 1, 0)
 
 
 def test_a_worker_that_hangs_is_given_up(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
