@@ -36,7 +36,7 @@ from mlc_jitd.schedule.capacity.cgroups import Groups
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.schedule.queue import Queue
 from mlc_jitd.server import Server
-from mlc_jitd.store import Collector, KernelStore, Leases, Store, Uses
+from mlc_jitd.store import Collector, KernelStore, LayeredStore, Leases, Store, Uses, layers_of
 from mlc_jitd.toolchains import toolchain
 from mlc_jitd.work import Work
 
@@ -68,10 +68,11 @@ def make_work(
         StoreUnwritableError: The home can't be used at all. One that can only be read is no error: hits are served.
     """
     end_leftovers_soon(home)
-    store = Store(home, leased=leases.held if leases else frozenset)
+    store = LayeredStore(home, layers_of(settings.layers), leased=leases.held if leases else frozenset)
     report = store.open()
     for warning in report.warnings:
         logger.warning("%s", warning)
+    store.survey()
     return Work(
         Identifier(store.layout.library / ".identity", resolve_seconds=settings.resolve_seconds),
         store,

@@ -132,6 +132,13 @@ class Settings:
         2 << 30, "bytes that kernels may take in the cache; the least recently used go first", page="kernels.md"
     )
 
+    layers: str = _setting(
+        "",
+        "read-only caches that are searched after the home, with `:` between them",
+        kind=values.OPTIONAL_FOLDERS,
+        page="verification.md#layers",
+    )
+
     @classmethod
     def load(
         cls,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlc_jit import messages as m
 from mlc_jit._version import __version__
-from mlc_jitd.reports import row
+from mlc_jitd.reports import layer_report, row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,13 +78,14 @@ class Overview:
                 entries=totals.entries,
                 bytes=totals.bytes,
                 counters=counters,
+                layers=tuple(map(layer_report, self._store.layers)),
             )
 
         return made
 
     def listing(self, id_: int) -> Iterator[m.Listing]:
         """Every entry, newest first, in messages of a bounded size; reads every manifest."""
-        rows = [row(self._store.layout.library / each.artifact, each) for each in self._store.manifests()]
+        rows = [row(path, manifest, layer) for layer, path, manifest in self._store.everything()]
         rows.sort(key=lambda each: -each.created)
         for start in range(0, max(1, len(rows)), LISTING_CHUNK):
             chunk = tuple(rows[start : start + LISTING_CHUNK])

@@ -12,10 +12,10 @@ from mlc_jitd.schedule.jobs import Busy, Refused, Waiting
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlc_jitd.store import Manifest
+    from mlc_jitd.store import Layer, Manifest
 
 
-def row(path: Path, manifest: Manifest) -> m.EntryReport:
+def row(path: Path, manifest: Manifest, layer: str = "") -> m.EntryReport:
     """One entry of the listing."""
     return m.EntryReport(
         key=manifest.key,
@@ -27,6 +27,20 @@ def row(path: Path, manifest: Manifest) -> m.EntryReport:
         device=manifest.device,
         toolchain=f"{manifest.toolchain.name} {manifest.toolchain.versions.get(manifest.toolchain.name, '')}".rstrip(),
         degraded=manifest.degraded,
+        layer=layer,
+    )
+
+
+def layer_report(layer: Layer) -> m.LayerReport:
+    """One layer of the status; reads its folder."""
+    totals, state = layer.totals(), layer.look()
+    return m.LayerReport(
+        path=state.path,
+        state=state.state,
+        detail=state.detail,
+        remedy=state.remedy,
+        entries=totals.entries,
+        bytes=totals.bytes,
     )
 
 

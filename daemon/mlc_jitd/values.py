@@ -103,6 +103,9 @@ SWITCH = Kind(_switch, lambda value: "on" if value else "off")
 FOLDERS = Kind(_folders)
 """Absolute paths with ``:`` between them; the value is the text."""
 
+OPTIONAL_FOLDERS = Kind(lambda text: _folders(text) if text else text)
+"""As ``FOLDERS``, or none."""
+
 SIZE = Kind(_size, _shown_size)
 """Bytes, as a number or with a unit of 1,024: ``512 MiB``."""
 

@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def screen(entries: list[m.EntryReport], *, now: float) -> str:
     """The entries as a table."""
-    rows = [["KEY", "AGE", "SIZE", "COMPILED IN", "DEVICE", "MODEL", "TOOLCHAIN"]]
+    layered = any(entry.layer for entry in entries)
+    rows = [["KEY", "AGE", "SIZE", "COMPILED IN", "DEVICE", "MODEL", "TOOLCHAIN", *(["LAYER"] if layered else [])]]
     rows += [
         [
             entry.key[:12],
@@ -54,6 +55,7 @@ def screen(entries: list[m.EntryReport], *, now: float) -> str:
             entry.device if len(entry.device) <= 20 else entry.device[:19] + "…",  # noqa: PLR2004 - a column's width
             Path(entry.model).name or "?",
             entry.toolchain + (" (degraded)" if entry.degraded else ""),
+            *([entry.layer] if layered else []),
         ]
         for entry in entries
     ]

@@ -52,6 +52,10 @@ def screen(status: m.Status, width: int | None = None) -> str:
     ]
     if status.cache is not None and status.cache.collected:
         lines.append(f"          {_collected(status.cache, time.time())}")
+    for layer in status.layers:
+        what = f"{_counted(layer.entries, 'library', 'libraries')}, {size(layer.bytes)}"
+        lines.append(f"  layer   {layer.path}: " + (what if layer.state == "ok" else f"{layer.state}, {layer.detail}"))
+        lines += [f"          {layer.remedy}"] if layer.remedy else []
     served = [_counted(count("hits", 0), "hit"), _counted(count("compiles", 0), "compile")]
     served += [f"{count('joins', 0)} joined", f"{count('failures', 0)} failed"]
     lines.append(f"  served  {', '.join(served)}")

@@ -95,6 +95,18 @@ class CacheReport(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class LayerReport(Shown):
+    """One read-only cache below the home; ``state`` is ``ok``, ``missing``, ``refused`` or ``away``."""
+
+    path: str
+    state: str
+    detail: str = ""
+    remedy: str = ""
+    entries: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Status(Message):
     """Answer to ``StatusRequest``. Times in seconds, sizes in bytes."""
 
@@ -112,11 +124,12 @@ class Status(Message):
     bytes: int = 0
     counters: dict[str, int] = field(default_factory=dict)
     cache: CacheReport | None = field(default=None, metadata=LATER)
+    layers: tuple[LayerReport, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class EntryReport(Shown):
-    """One entry in a ``Listing``. ``created`` is a Unix time."""
+    """One entry in a ``Listing``. ``created`` is a Unix time, ``layer`` the read-only cache it lies in."""
 
     key: str
     path: str
@@ -127,6 +140,7 @@ class EntryReport(Shown):
     device: str
     toolchain: str
     degraded: tuple[str, ...] = ()
+    layer: str = field(default="", metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -83,7 +83,7 @@ def encode(message: Message) -> bytes:
         value = getattr(message, name)
         fields[name] = value if type(value) in _AS_THEY_ARE else _plain(value)
     for name, default in later(type(message)):
-        if fields[name] == default:
+        if getattr(message, name) == default:
             del fields[name]
     packed: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
     return packed

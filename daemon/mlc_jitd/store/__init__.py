@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlc_jitd.store.collector import Collection, Collector
 from mlc_jitd.store.entry import Entry, Found, Missing, MissingReason, Totals
 from mlc_jitd.store.kernels import KernelStore, KernelTotals
+from mlc_jitd.store.layers import Layer, LayeredStore, LayerState, layers_of
 from mlc_jitd.store.layout import SUFFIXES, Layout, key_of_artifact, key_of_manifest
 from mlc_jitd.store.leases import Holder, Leases
 from mlc_jitd.store.locks import KeyLock
@@ -34,6 +35,9 @@ __all__ = [
     "KernelStore",
     "KernelTotals",
     "KeyLock",
+    "Layer",
+    "LayerState",
+    "LayeredStore",
     "Layout",
     "Leases",
     "Manifest",
@@ -48,4 +52,5 @@ __all__ = [
     "Uses",
     "key_of_artifact",
     "key_of_manifest",
+    "layers_of",
 ]

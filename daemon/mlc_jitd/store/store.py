@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
     from contextlib import AbstractContextManager
 
+    from mlc_jitd.store.layers import Layer
     from mlc_jitd.store.manifest import About
 
 RESERVE_BYTES = 64 << 20
@@ -277,6 +278,16 @@ class Store:
                 raise StoreError(
                     f"The entry of {entry.key} was replaced while it was looked at.", reason="restless", key=entry.key
                 ) from error
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The read-only caches below this one; see ``LayeredStore``."""
+        return ()
+
+    def everything(self) -> Iterator[tuple[str, Path, Manifest]]:
+        """Every readable entry that would be found: its layer (empty for the home), its artifact, its manifest."""
+        for manifest in self.manifests():
+            yield "", self.layout.library / manifest.artifact, manifest
 
     def totals(self) -> Totals:
         """How many entries there are and what their artifacts take; reads no file."""

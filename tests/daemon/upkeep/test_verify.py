@@ -341,3 +341,21 @@ def test_the_key_of_a_prefix() -> None:
     assert entries.chosen(["ab"], keys) == [keys[1]]
     with pytest.raises(ValueError, match="2 keys begin with"):
         entries.chosen(["a"], keys)
+
+
+def test_a_layer_is_looked_at_and_never_repaired(
+    made: Made, mlc_jit: MlcJit, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = made("bad")
+    DAMAGES["flipped"](bad)
+    layer = place.root / "layer"
+    place.cache.rename(layer)
+    before = snapshot(layer)
+    monkeypatch.setenv("MLC_JITD_LAYERS", f"{layer}:{place.root}/nowhere")
+    done = mlc_jit("verify", "--repair", "--json")
+    damaged, missing = report(done)["findings"]
+    assert (done.returncode, damaged["kind"], damaged["repaired"]) == (1, "damaged", False)
+    assert str(layer) in damaged["found"]
+    assert "A layer is repaired by whoever makes it" in damaged["remedy"]
+    assert (missing["kind"], missing["level"]) == ("layer", "note")
+    assert snapshot(layer) == before

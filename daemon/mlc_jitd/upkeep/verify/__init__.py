@@ -17,14 +17,16 @@ import psutil
 
 from mlc_jit.errors import RequestError
 from mlc_jit.locations import cache_home
-from mlc_jitd.store import Store
+from mlc_jitd.config import Settings
+from mlc_jitd.store import Layer, Store, layers_of
 from mlc_jitd.upkeep.verify import again, entries, folders
+from mlc_jitd.upkeep.verify.finding import Finding
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from mlc_jitd.upkeep import Tell
-    from mlc_jitd.upkeep.verify.finding import Finding
 
 TELL_SECONDS = 0.25
 
@@ -66,6 +68,11 @@ def run(arguments: argparse.Namespace, tell: Tell) -> Any:
     took = round(time.monotonic() - began, 3)
     if not arguments.keys:
         trouble += folders.leftovers(store.layout, repaired=arguments.repair)
+        trouble += [
+            each
+            for layer in layers_of(Settings.load(strict=False).layers)
+            for each in in_layer(Layer(layer), tally, tell)
+        ]
     return {
         "home": str(home),
         "entries": tally.done,
@@ -76,6 +83,33 @@ def run(arguments: argparse.Namespace, tell: Tell) -> Any:
         "recompiled": [each for key in keys if (each := again.prove(store, key, tell))] if arguments.recompile else [],
         "findings": [dataclasses.asdict(each) for each in (*trouble, *found)],
     }
+
+
+def in_layer(layer: Layer, tally: entries.Tally, tell: Tell) -> Iterator[Finding]:
+    """The same for a read-only cache: how it is, and each of its entries; nothing is ever repaired there."""
+    state = layer.look()
+    if state.state != "ok":
+        yield Finding(
+            kind="layer",
+            level="note" if state.state == "missing" else "problem",
+            found=f"the layer {state.path} is {state.state}: {state.detail}",
+            remedy=state.remedy,
+            path=state.path,
+        )
+        return
+    keys = layer.keys()
+    tally.of += len(keys)
+    for number, key in enumerate(keys):
+        for finding in entries.examine(layer.store, key, tally, repair=False):
+            if finding.kind != "unsealed":  # whoever makes the layer decides
+                yield dataclasses.replace(finding, remedy=_READ_ONLY if finding.kind == "damaged" else finding.remedy)
+        if number % 50 == 0:
+            tell(dataclasses.asdict(tally))
+
+
+_READ_ONLY = (
+    "It is passed over, and compiled into the home when it is asked for. A layer is repaired by whoever makes it."
+)
 
 
 def step_back() -> bool:

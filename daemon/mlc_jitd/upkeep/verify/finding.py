@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["damaged", "foreign", "unsafe", "unsealed", "newer", "leftover"]
+Kind = Literal["damaged", "foreign", "unsafe", "unsealed", "newer", "leftover", "layer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +15,7 @@ class Finding:
     Attributes:
         kind: ``damaged``; ``foreign``: an entry that others decide about, never handed out; ``unsafe``: a folder that
             others may write; ``unsealed``: an artifact that its owner may write; ``newer``: of a later version;
-            ``leftover``: what crashes and repairs left, and what takes room.
+            ``leftover``: what crashes and repairs left, and what takes room; ``layer``: one that is not read.
         level: ``problem``: entries are not handed out, or must not be; ``note``: it works.
         found: What, as a sentence without its stop.
         remedy: What to do, or an empty string.

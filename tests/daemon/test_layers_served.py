@@ -1,0 +1,89 @@
+"""A daemon with layers: an image's baked-in cache serves, READONLY too, and is shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mlc_jit import NotCachedError, jit
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from harness.daemons import Daemon, Place
+    from harness.doubles import Double
+
+
+@pytest.fixture
+def baked(double: Double, place: Place, mlc_jit: Callable[..., subprocess.CompletedProcess[str]]) -> Path:
+    """A model whose library is in a layer, and in no home."""
+    model = double.model()
+    assert mlc_jit("compile", model, "--device", "cpu", "--quiet").returncode == 0
+    place.end_daemons()
+    layer = place.root / "baked"
+    (layer / "model_lib").mkdir(parents=True)
+    for path in (*place.artifacts(), *place.manifests()):
+        shutil.copy2(path, layer / "model_lib" / path.name)
+    shutil.rmtree(place.library)
+    return model
+
+
+@pytest.mark.parametrize("policy", ["ON", "READONLY"])
+def test_a_baked_library_is_a_hit(
+    policy: str,
+    baked: Path,
+    place: Place,
+    double: Double,
+    start_daemon: Callable[..., Daemon],
+    mlc_jit: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = place.root / "later"
+    start_daemon(MLC_JITD_LAYERS=f"{missing}:{place.root}/baked")
+    monkeypatch.setenv("MLC_JIT_POLICY", policy)
+    for _ in range(3):
+        path = jit(baked, {}, "cpu").model_lib_path
+        assert Path(path).parent == place.root / "baked/model_lib"
+    assert len(double.starts()) == 1
+    assert place.artifacts() == []
+    (row,) = json.loads(mlc_jit("list", "--json").stdout)
+    assert (row["layer"], row["path"]) == (f"{place.root}/baked", path)
+    assert f"{place.root}/baked" in mlc_jit("list").stdout
+    status = json.loads(mlc_jit("status", "--json").stdout)
+    assert [(each["state"], each["entries"]) for each in status["layers"]] == [("missing", 0), ("ok", 1)]
+    shown = mlc_jit("status").stdout
+    assert f"layer   {place.root}/baked: 1 library" in shown
+    assert f"layer   {missing}: missing, there is no folder" in shown
+
+
+def test_damage_in_a_layer_is_named_under_readonly_and_compiled_over_else(
+    baked: Path, place: Place, double: Double, start_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (artifact,) = (place.root / "baked/model_lib").glob("*-*")
+    artifact.chmod(0o644)
+    artifact.write_bytes(b"damaged")
+    start_daemon(MLC_JITD_LAYERS=f"{place.root}/baked")
+    monkeypatch.setenv("MLC_JIT_POLICY", "READONLY")
+    with pytest.raises(NotCachedError) as refused:
+        jit(baked, {}, "cpu")
+    assert refused.value.reason == "damaged"
+    monkeypatch.setenv("MLC_JIT_POLICY", "ON")
+    path = jit(baked, {}, "cpu").model_lib_path
+    assert Path(path).parent == place.library
+    assert len(double.starts()) == 2
+    assert artifact.read_bytes() == b"damaged"
+
+
+def test_the_fallback_without_a_daemon_reads_layers_too(
+    baked: Path, place: Place, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLC_JITD_LAYERS", f"{place.root}/baked")
+    monkeypatch.setenv("MLC_JITD_SOCKET", "/nowhere/at/all.sock")
+    path = jit(baked, {}, "cpu").model_lib_path
+    assert Path(path).parent == place.root / "baked/model_lib"
+    assert len(double.starts()) == 1
