@@ -202,8 +202,6 @@ def test_what_held_is_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     found = only(yielding.yielding)
     assert "nice" in found.facts["held"]
     assert found.facts["missing"] == [] or found.level == "note"
-    folder, why = yielding.delegated()
-    assert (folder is None) == bool(why)
 
 
 def test_the_reason_of_a_failed_start_is_told() -> None:

@@ -30,7 +30,7 @@ from .supervisor import tree
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Group", "GroupLike", "JobGroups", "Place"]
+__all__ = ["Group", "GroupLike", "JobGroups", "Place", "survey", "weight_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,30 +102,7 @@ class JobGroups:
                 delegated, with ``:`` between them.
             own: This process's own groups for CPU time; looked at for ``auto`` and ``own``.
         """
-        if setting == "off":
-            return cls(why="switched off")
-        named = [] if setting in {"auto", "own"} else [Path(each) for each in setting.split(":")]
-        finders: list[Callable[[], Place]] = [partial(_named, folder) for folder in named]
-        if not named:
-            finders = [partial(_own, group, told=setting == "own") for group in own]
-        places, reasons = [], []
-        for find in finders:
-            try:
-                place = find()
-                sweep(place.folder)
-                _prove(place)
-            except Refusal as refusal:
-                reasons.append(str(refusal))
-                continue
-            except OSError as error:
-                reasons.append(f"{error.filename}: {error.strerror}")
-                continue
-            places.append(place)
-            if not named:
-                break
-        if not any("cpu" in place.controllers for place in places) and not reasons:
-            reasons.append("no control group for CPU time was found")
-        return cls(tuple(places), "; ".join(reasons))
+        return cls(*_search(setting, own, _taken))
 
     def make(self, *, cores: int, background: bool, memory: int | None) -> Group | None:
         """A group for a job that is about to start; None where it can't be had.
@@ -146,6 +123,43 @@ class JobGroups:
             except OSError as error:
                 logger.warning("a compile goes without a control group of its own: %s", error)
         return Group(tuple(made)) if made else None
+
+
+def survey(setting: str, own: Iterable[GroupLike]) -> tuple[tuple[Place, ...], str]:
+    """What `JobGroups.open` would find, and why it would not find more; nothing is changed, so nothing is proved."""
+    return _search(setting, own, lambda place: place)
+
+
+def _search(setting: str, own: Iterable[GroupLike], take: Callable[[Place], Place]) -> tuple[tuple[Place, ...], str]:
+    if setting == "off":
+        return (), "switched off"
+    named = [] if setting in {"auto", "own"} else [Path(each) for each in setting.split(":")]
+    finders: list[Callable[[], Place]] = [partial(_named, folder) for folder in named]
+    if not named:
+        finders = [partial(_own, group, told=setting == "own") for group in own]
+    places, reasons = [], []
+    for find in finders:
+        try:
+            places.append(take(find()))
+        except Refusal as refusal:
+            reasons.append(str(refusal))
+        except OSError as error:
+            reasons.append(f"{error.filename}: {error.strerror}")
+        else:
+            if not named:
+                break
+    if not any("cpu" in place.controllers for place in places) and not reasons:
+        reasons.append("no control group for CPU time was found")
+    return tuple(places), "; ".join(reasons)
+
+
+def _taken(place: Place) -> Place:
+    """A place, made ready and proved."""
+    if place.version == 2:  # noqa: PLR2004 - a version
+        place = _divide(place.folder)
+    sweep(place.folder)
+    _prove(place)
+    return place
 
 
 class Group:
@@ -194,15 +208,17 @@ def _own(group: GroupLike, *, told: bool) -> Place:
         raise Refusal(f"nothing says that systemd delegates {folder} (Delegate=yes, MLC_JITD_CGROUP=own)")
     if inside != {os.getpid()}:
         raise Refusal(f"{folder} has other processes in it")
-    return _divide(folder)
+    return Place(folder, 2, _offered(folder))
 
 
 def _named(folder: Path) -> Place:
     """A folder that somebody prepared."""
     if not folder.is_dir():
         raise Refusal(f"{folder} is no folder")
+    if not os.access(folder, os.W_OK):
+        raise Refusal(f"{folder} can't be written")
     if (folder / "cgroup.controllers").exists():
-        return _divide(folder)
+        return Place(folder, 2, _offered(folder))
     files = {"cpu": "cpu.shares", "memory": "memory.limit_in_bytes"}
     controllers = frozenset(name for name, file in files.items() if (folder / file).exists())
     if not controllers:
@@ -212,9 +228,7 @@ def _named(folder: Path) -> Place:
 
 def _divide(folder: Path) -> Place:
     """Hand the controllers of a version 2 group on to its children; this process moves into a leaf, if need be."""
-    offered = set((folder / "cgroup.controllers").read_text(encoding="ascii").split())
-    if "cpu" not in offered:
-        raise Refusal(f"{folder} has no cpu controller")
+    offered = _offered(folder)
     leaf = folder / LEAF
     moved = os.getpid() in _processes(folder)
     if moved:
@@ -233,6 +247,18 @@ def _divide(folder: Path) -> Place:
             _write(folder / "cgroup.subtree_control", "+memory")
             controllers.add("memory")
     return Place(folder, 2, frozenset(controllers))
+
+
+def _offered(folder: Path) -> frozenset[str]:
+    """What a version 2 group could hand on.
+
+    Raises:
+        Refusal: Not CPU time.
+    """
+    offered = frozenset((folder / "cgroup.controllers").read_text(encoding="ascii").split())
+    if "cpu" not in offered:
+        raise Refusal(f"{folder} has no cpu controller")
+    return offered & {"cpu", "memory"}
 
 
 def _prove(place: Place) -> None:

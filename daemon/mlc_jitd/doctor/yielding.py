@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlc_jitd.build import Limits, run
+from mlc_jitd.build import Limits, cgroup, run
 from mlc_jitd.build.stop import StopSignal
 from mlc_jitd.doctor.finding import Finding
+from mlc_jitd.schedule.capacity.cgroups import Groups
 from mlc_jitd.toolchains.base import Command
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from mlc_jitd.doctor.finding import Patient
 
+ROOT = Path("/")
 AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
-CGROUPS = Path("/sys/fs/cgroup")
 WANTED = ("nice", "sched-batch", "ioprio", "autogroup")
 TRIED_SECONDS = 0.7
 """Long enough for the supervisor's first look at the session, when it lowers the autogroup."""
@@ -57,18 +57,48 @@ def yielding(_patient: Patient) -> Iterator[Finding]:
     )
 
 
-def delegation(_patient: Patient) -> Iterator[Finding]:
-    """Whether this process may make control groups of its own."""
+def delegation(patient: Patient) -> Iterator[Finding]:
+    """Where compiles of a daemon that is started from here would get control groups of their own."""
     if not sys.platform.startswith("linux"):
         return
-    folder, why = delegated()
+    setting = patient.settings.cgroup
+    chain = Groups(ROOT).of("cpu")
+    own = list({group.version: group for group in reversed(chain)}.values())  # of each version, not those above it
+    own.sort(key=lambda group: group.version)
+    places, why = cgroup.survey(setting, own)
+    versions = [group.version for group in own]
+    mounted = "no control groups" if not versions else f"cgroup v{' and v'.join(map(str, versions))}"
+    if setting == "off":
+        found = f"{mounted}; switched off for compiles (MLC_JITD_CGROUP=off)"
+    elif places:
+        found = f"{mounted}; a daemon started from here may divide {' and '.join(map(_described, places))}"
+    else:
+        found = f"{mounted}; a daemon started from here may divide none: {why}"
     yield Finding(
         check="cgroup",
-        level="ok",
-        found=f"{folder} is delegated" if folder is not None else f"no control group is delegated: {why}",
-        follows="" if folder is not None else "compiles step back by nice and its like, not by weights of their own",
-        facts={"delegated": str(folder or "")},
+        level="note" if why and setting not in {"auto", "own", "off"} else "ok",
+        found=found,
+        follows=_weighed(places, setting),
+        remedy=f"Correct or unset MLC_JITD_CGROUP: {why}." if why and setting not in {"auto", "own", "off"} else "",
+        facts={
+            "versions": versions,
+            "delegated": [str(place.folder) for place in places],
+            "controllers": sorted({name for place in places for name in place.controllers}),
+            "why": why,
+        },
     )
+
+
+def _described(place: cgroup.Place) -> str:
+    limits = "weights and memory limits" if "memory" in place.controllers else "weights, no memory limits"
+    return f"{place.folder} ({limits if 'cpu' in place.controllers else 'memory limits, no weights'})"
+
+
+def _weighed(places: tuple[cgroup.Place, ...], setting: str) -> str:
+    if any("cpu" in place.controllers for place in places):
+        return f"a compile weighs {cgroup.weight_of(1)} of 100 for each of its cores"
+    follows = "compiles step back by nice and its like, not by weights of their own"
+    return follows if setting == "off" else f"{follows}; a daemon that systemd starts has a group for itself"
 
 
 def autogroups() -> bool:
@@ -77,23 +107,6 @@ def autogroups() -> bool:
         return AUTOGROUP.read_text().strip() == "1"
     except OSError:
         return False
-
-
-def delegated() -> tuple[Path | None, str]:
-    """The own group of the unified hierarchy, if this process may make children of it with weights and limits."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError as error:
-        return None, f"/proc/self/cgroup: {error.strerror}"
-    own = next((line[3:] for line in lines if line.startswith("0::")), None)
-    if own is None or not (CGROUPS / "cgroup.controllers").exists():
-        return None, "there is no unified hierarchy (cgroup v2) here"
-    folder = CGROUPS / own.lstrip("/")
-    if not os.access(folder, os.W_OK) or not os.access(folder / "cgroup.subtree_control", os.W_OK):
-        return None, f"{folder} can't be written"
-    controllers = (folder / "cgroup.controllers").read_text().split()
-    missing = {"cpu", "memory"} - set(controllers)
-    return (None, f"{folder} has no {' and '.join(sorted(missing))} controller") if missing else (folder, "")
 
 
 def _follows(missing: list[str]) -> str:
