@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc_jit import messages as m
-from mlc_jit.conversation import Conversation, OnEnd, OnProgress, Wait, does_without
+from mlc_jit.conversation import Conversation, OnEnd, OnProgress, Wait, does_without, heeded
 from mlc_jit.errors import JitError, ToolchainNotFoundError
 from mlc_jit.locations import locate
 from mlc_jit.request import Question
@@ -131,7 +131,7 @@ def without_daemon(
 
     fallback.warn_once(trouble)
     try:
-        return fallback.once(request, tell or _ignore, interrupt, deadline)
+        return heeded(fallback.once(request, tell or _ignore, interrupt, deadline))
     except JitError as error:
         if not fallback.is_last_resort(error):
             raise

@@ -7,6 +7,7 @@ means is said here for both. What does not belong here: doing without a daemon (
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -32,6 +33,8 @@ from mlc_jit.vigil import FIRST_PROBE_SECONDS, Vigil
 if TYPE_CHECKING:
     from mlc_jit.interrupt import Interrupt
     from mlc_jit.request import Question
+
+logger = logging.getLogger("mlc_jit")
 
 TRIES = 5
 """How often a question is asked again when its daemon ends or is replaced meanwhile."""
@@ -75,7 +78,7 @@ class Wait:
             DaemonUnavailableError: The daemon does not know the question.
         """
         if type(reply) is m.Result:
-            self.outcome = visible(reply, places)
+            self.outcome = visible(heeded(reply), places)
         elif type(reply) is m.Progress:
             if self.tell is not None:
                 self.tell(reply)
@@ -264,6 +267,17 @@ def out_of_time() -> WaitTimedOutError:
         "The library is not there within the time limit of this call; its compile goes on.",
         remedy="Ask again later: who asks joins the compile. The limit is `timeout`, or MLC_JITD_WAIT_SECONDS.",
     )
+
+
+def heeded(answer: m.Result) -> m.Result:
+    """The answer; what there is to know of its library is logged, once in this process."""
+    if answer.warning and answer.path not in _warned_of:
+        _warned_of.add(answer.path)
+        logger.warning("%s", answer.warning)
+    return answer
+
+
+_warned_of: set[str] = set()
 
 
 def visible(answer: m.Result, places: Locations) -> m.Result | StoreError:

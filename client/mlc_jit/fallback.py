@@ -7,7 +7,7 @@ import os
 import struct
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from mlc_jit import messages as m
 from mlc_jit.errors import (
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mlc_jit.interrupt import Interrupt
 
 logger = logging.getLogger("mlc_jit")
+
+R = TypeVar("R", bound=m.Message)
 
 ORIGINAL = "_mlc_jit_original"
 """The attribute of an installed ``jit`` that holds what was there before."""
@@ -50,10 +52,22 @@ def once(
     interrupt: Interrupt | None = None,
     deadline: float | None = None,
 ) -> m.Result:
+    """``ask_once`` for a library."""
+    return ask_once(request, m.Result, on_progress, interrupt, deadline)
+
+
+def ask_once(
+    request: m.Message,
+    kind: type[R],
+    on_progress: Callable[[m.Progress], None] = lambda _progress: None,
+    interrupt: Interrupt | None = None,
+    deadline: float | None = None,
+) -> R:
     """Answer a request with ``mlc-jitd once``: the daemon's code and locks, in one process that ends with this one.
 
     Args:
-        request: What is asked.
+        request: ``JitRequest`` or ``Explain``.
+        kind: What answers it.
         on_progress: Told how far it is, if the request wants that.
         interrupt: Ends the work from another thread.
         deadline: Monotonic seconds at which the work is given up.
@@ -90,7 +104,7 @@ def once(
                     on_progress(reply)
                 elif isinstance(reply, m.Failure):
                     raise reply.error()
-                elif isinstance(reply, m.Result):
+                elif isinstance(reply, kind):
                     return reply
         except BrokenPipeError:
             pass
@@ -122,7 +136,7 @@ def _reply(stream: IO[bytes], interrupt: Interrupt | None, deadline: float | Non
     if header is None:
         return None
     payload = _exactly(stream, struct.unpack(">I", header)[0], interrupt, deadline)
-    return None if payload is None else m.decode(payload, m.REPLIES, strict=False)
+    return None if payload is None else m.decode(payload, m.REPLIES, strict=True)
 
 
 def _exactly(stream: IO[bytes], size: int, interrupt: Interrupt | None, deadline: float | None) -> bytes | None:

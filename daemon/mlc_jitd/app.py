@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlc_jit import messages as m
 from mlc_jit._version import __version__
 from mlc_jit.locations import Locations, locate
 from mlc_jit.messages import Heartbeat
@@ -25,11 +26,13 @@ from mlc_jitd.config import Settings, gather
 from mlc_jitd.deaths import Deaths
 from mlc_jitd.door import Door
 from mlc_jitd.engine import Engine
+from mlc_jitd.explaining import Explaining
 from mlc_jitd.gauge import Gauge
 from mlc_jitd.housekeeper import Housekeeper
 from mlc_jitd.identity import Identifier
 from mlc_jitd.lending import Lending
 from mlc_jitd.likeness import Likeness
+from mlc_jitd.naming import Naming
 from mlc_jitd.reload import Reload
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.capacity.cgroups import Groups
@@ -41,10 +44,11 @@ from mlc_jitd.toolchains import toolchain
 from mlc_jitd.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
     from mlc_jit.errors import JitError
+    from mlc_jitd.store import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +148,12 @@ def run(
             away=leases.disconnected,
         )
         engine.retire = door.retire
+        explaining = Explaining(work, engine.reply)
+        engine.verbs[m.Explain] = explaining.asked
+        naming = Naming(work.upstream, engine.counters)
+        if settings.upstream_names:
+            engine.onlookers.append(naming)
+            naming.start()
         try:
             reload = Reload(settings, partial(gather, flags=flags), _takers(engine, broker, queue, work, keeper))
             _signals(engine, reload)
@@ -155,6 +165,8 @@ def run(
             engine.serve(server)
             notify.send("STOPPING=1")
         finally:
+            naming.close()
+            explaining.close()
             server.close()
             keeper.close()
             work.close()
@@ -188,8 +200,20 @@ def _warm(settings: Settings, gauge: Gauge, groups: JobGroups, owner: str) -> Wa
 def _likeness(work: Work) -> Likeness:
     likeness = Likeness()
     # Off the way to the first answer: ten thousand manifests take a moment to read.
-    threading.Thread(target=lambda: likeness.learn_all(work.store.manifests()), name="likeness", daemon=True).start()
+    threading.Thread(target=_learn, args=(work, likeness), name="likeness", daemon=True).start()
     return likeness
+
+
+def _learn(work: Work, likeness: Likeness) -> None:
+    """Read every manifest once, for both who learn from them."""
+
+    def read() -> Iterator[Manifest]:
+        for manifest in work.store.manifests():
+            work.known.learn(manifest)
+            yield manifest
+
+    likeness.learn_all(read())
+    work.known.refresh()
 
 
 def _queue_settings(settings: Settings) -> QueueSettings:

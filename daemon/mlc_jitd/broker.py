@@ -210,6 +210,7 @@ class Broker:
         reason: str,
         now: float,
         interactive: bool = True,
+        why: str = "",
     ) -> list[Instruction]:
         """A request was looked up.
 
@@ -221,6 +222,7 @@ class Broker:
             reason: Why there is none: ``absent``, ``damaged``, ...
             now: Monotonic seconds.
             interactive: Whether somebody waits at a screen or a serving process waits to start.
+            why: The reason in words, without a stop.
         """
         assert asker not in self._waits, "an asker waits for one thing at a time"
         if policy == "OFF":
@@ -228,7 +230,7 @@ class Broker:
         if hit and policy != "REDO":
             return [Deliver(asker, key, "hit")]
         if policy == "READONLY":
-            return [Refuse(asker, not_cached(reason), key)]
+            return [Refuse(asker, not_cached(reason, why), key)]
         job = self.jobs.get(key)
         if job is not None and job.state in LIVE:
             return self._join(job, asker, redo=policy == "REDO", interactive=interactive)
@@ -469,8 +471,8 @@ def disabled() -> Trouble:
     )
 
 
-def not_cached(reason: str) -> Trouble:
-    """READONLY without a usable entry."""
+def not_cached(reason: str, detail: str = "") -> Trouble:
+    """READONLY without a usable entry; ``detail`` says why, where that is known."""
     why = {
         "absent": "no library for this configuration is in the cache",
         "damaged": "the cached library for this configuration was damaged and has been set aside",
@@ -478,7 +480,8 @@ def not_cached(reason: str) -> Trouble:
     }.get(reason, reason)
     return Trouble(
         "not-cached",
-        f"No cached model lib found ({why}), and compiling is disabled by MLC_JIT_POLICY=READONLY.",
+        f"No cached model lib found ({why}{': ' if detail else ''}{detail}), and compiling is disabled by "
+        "MLC_JIT_POLICY=READONLY.",
         "Compile it once with MLC_JIT_POLICY=ON (`mlc-jit compile MODEL`), or pass a model_lib.",
         reason,
     )

@@ -114,6 +114,12 @@ class Settings:
         page="performance.md",
     )
     warm_idle_seconds: float = _setting(600.0, "how long a compiler that nobody needs is kept imported")
+    upstream_names: int = _setting(
+        1,
+        "put copies of libraries under the names at which upstream's own `jit()` looks; 0 or `off` for none",
+        kind=values.words({"off": "0", "on": "1"}, values.number(int, 0)),
+        page="explain.md#upstreams-own-name",
+    )
     cgroup: str = _setting(
         "auto",
         "control groups for compiles: `auto` where one is delegated, `own` if whoever started the daemon delegated its "

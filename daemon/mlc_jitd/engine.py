@@ -24,7 +24,7 @@ from mlc_jitd.answers import Answers, result
 from mlc_jitd.headway import Headway
 from mlc_jitd.jobs import Asking, JobState, carry_out, demand_of, job_row
 from mlc_jitd.overview import Overview
-from mlc_jitd.reports import cannot, error_of, internal, place, trouble_of
+from mlc_jitd.reports import cannot, error_of, internal, place, stopgap_result, trouble_of
 from mlc_jitd.schedule.jobs import Accepted
 from mlc_jitd.server import Peer
 from mlc_jitd.store import Entry, Found
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mlc_jitd.schedule.jobs import Grant
     from mlc_jitd.schedule.queue import Queue
     from mlc_jitd.toolchains.base import Stage
+    from mlc_jitd.upstream import Stopgap
 
 logger = logging.getLogger(__name__)
 
@@ -280,10 +281,13 @@ class Engine:
             self._entries[key] = found.answer.entry
         else:
             self.counters[f"misses_{reason}"] += 1
-            logger.info("miss (%s) %s for %s: %s", reason, key[:12], request.model_path, found.answer.detail)
-        asking.identity = found.identity
+            logger.info("miss (%s) %s for %s: %s", reason, key[:12], request.model_path, found.why)
+        asking.identity, asking.why = found.identity, found.why
         for onlooker in self.onlookers:
             onlooker.looked_up(asking.peer, request, found)
+        if found.stopgap is not None:
+            self._hand_out(asker, found.identity, found.stopgap)
+            return
         instructions = self._broker.asked(
             asker,
             key=key,
@@ -292,9 +296,17 @@ class Engine:
             reason=reason,
             now=time.monotonic(),
             interactive=not request.prewarm,
+            why=found.why,
         )
         self._do(instructions)
         self._forget(key)
+
+    def _hand_out(self, asker: b.Asker, identity: Identity, stopgap: Stopgap) -> None:
+        """Upstream's own file, where compiling is forbidden."""
+        del self._asking[asker]
+        self.counters["stopgaps"] += 1
+        logger.warning("%s: %s", identity.key[:12], stopgap.warning)
+        self._send(asker[0], stopgap_result(asker[1], identity, stopgap))
 
     def _refused(self, asker: b.Asker, error: JitError) -> None:
         if asker in self._asking:
@@ -478,6 +490,8 @@ class Engine:
         self._answers.remember(asking.request, identity, entry)
         plain = result(asking.request.id, identity, entry)
         reply = dataclasses.replace(plain, source=instruction.source, reason=instruction.reason)
+        if instruction.source != "hit":
+            reply = dataclasses.replace(reply, detail=asking.why)
         self._send(instruction.asker[0], reply)
 
     def _fail(self, asker: b.Asker, error: JitError) -> None:

@@ -26,13 +26,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Asking:
-    """A request on its way; ``identity`` once it was looked up, ``again`` once the compiler changed under it."""
+    """A request on its way.
+
+    Attributes:
+        identity: What exactly is asked, once it was looked up.
+        again: Whether it was looked up anew because the compiler changed under it.
+        why: Why it was no hit, in words.
+    """
 
     peer: Peer
     request: m.JitRequest
     asked_at: float
     identity: Identity | None = None
     again: bool = False
+    why: str = ""
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """``mlc-jitd once``: one request, in one process, without a daemon; the same identity, store, locks and build.
 
-A request (one msgpack message, as on the wire) comes on standard input until its end; replies go to standard output,
-each with its length in four bytes before it: ``Progress`` as it happens, then one ``Result`` or ``Failure``. It ends,
-and its compile with it, when the process that asked closes the pipe or dies.
+A request (one msgpack message, as on the wire: ``jit`` or ``explain``) comes on standard input until its end; replies
+go to standard output, each with its length in four bytes before it: ``Progress`` as it happens, then one ``Result``,
+``Explained`` or ``Failure``. It ends, and its compile with it, when the process that asked closes the pipe or dies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mlc_jitd.build import StopSignal
 from mlc_jitd.config import Settings
 from mlc_jitd.housekeeper import make_room
 from mlc_jitd.lending import Lending, leases_here
-from mlc_jitd.reports import error_of
+from mlc_jitd.reports import error_of, explained, stopgap_result
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.fit import slots
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
@@ -38,6 +38,7 @@ from mlc_jitd.work import TOOLCHAIN_CHANGED, Order, Work
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlc_jitd.identity import Identity
     from mlc_jitd.toolchains.base import Stage
 
 logger = logging.getLogger(__name__)
@@ -65,17 +66,23 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
         lending = Lending(leases, Uses(work.store.layout.used))
         collector, asks = Collector(work.store, leases, lending.uses), Asks(work.store.layout.library)
         work.make_room = lambda need: make_room(collector, asks, settings, need)
-        answer = _Once(work, lending, settings, asker, reply, stop).answer(request)
+        if isinstance(request, m.Explain):
+            reply(explained(request.id, work.explain(request.request), work.upstream.files))
+            return 0
+        naming = _Naming(work, request) if settings.upstream_names else None
+        answer = _Once(work, lending, settings, asker, reply, stop, naming).answer(request)
     except JitError as error:
         reply(m.Failure.of(error, id=0))
         return 1
     reply(answer)
+    if naming is not None:
+        naming.place()
     if answer.source == "compiled" and settings.collect_seconds:
         make_room(collector, asks, settings, 0)  # without a daemon, nobody else would
     return 0
 
 
-def _request(source: BinaryIO) -> m.JitRequest:
+def _request(source: BinaryIO) -> m.JitRequest | m.Explain:
     header = source.read(4)
     if len(header) != 4:  # noqa: PLR2004 - a length
         raise ProtocolError("no request on standard input", remedy="`mlc-jitd once` is for the client library.")
@@ -83,8 +90,8 @@ def _request(source: BinaryIO) -> m.JitRequest:
     if size > m.MAX_MESSAGE_BYTES:
         raise ProtocolError(f"a request of {size} bytes is too long")
     message = m.decode(source.read(size), m.REQUESTS, strict=True)
-    if not isinstance(message, m.JitRequest):
-        raise ProtocolError(f"`mlc-jitd once` answers `jit`, not `{message.verb}`")
+    if not isinstance(message, m.JitRequest | m.Explain):
+        raise ProtocolError(f"`mlc-jitd once` answers `jit` and `explain`, not `{message.verb}`")
     return message
 
 
@@ -97,6 +104,40 @@ def _stop_with_asker(source: BinaryIO, stop: StopSignal) -> None:
     threading.Thread(target=watch, name="asker", daemon=True).start()
 
 
+class _Naming:
+    """Puts what is compiled here under upstream's names, too.
+
+    Who asked waits for the end of this process: the toolchain is asked for the names while the compile runs.
+    """
+
+    def __init__(self, work: Work, request: m.JitRequest) -> None:
+        self._work = work
+        self._request = request
+        self._asking: threading.Thread | None = None
+        self._made: tuple[Identity, Entry] | None = None
+
+    def begin(self, identity: Identity) -> None:
+        """A compile begins."""
+
+        def ask() -> None:
+            with contextlib.suppress(JitError):
+                self._work.upstream.names(self._request, identity)  # which are remembered
+
+        self._asking = threading.Thread(target=ask, name="upstream", daemon=True)
+        self._asking.start()
+
+    def made(self, identity: Identity, entry: Entry) -> None:
+        """It has ended."""
+        self._made = (identity, entry)
+
+    def place(self) -> None:
+        """Put it there, if the names are known by now."""
+        if self._made is None or self._asking is None or self._asking.is_alive():
+            return
+        with contextlib.suppress(JitError, OSError):
+            self._work.upstream.place(self._request, *self._made)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Once:
     """What one request needs."""
@@ -107,6 +148,7 @@ class _Once:
     asker: int
     reply: Callable[[m.Message], None]
     stop: StopSignal
+    naming: _Naming | None
 
     def answer(self, request: m.JitRequest) -> m.Result:
         """What the daemon would do, with a broker for one asker: the policy stands in one place.
@@ -121,6 +163,8 @@ class _Once:
                 if error.reason != TOOLCHAIN_CHANGED or not again:
                     raise
                 continue
+            if entry is None:  # upstream's own file
+                break
             self.lending.lend(b"", self.asker, entry)
             if self.work.store.still(entry) or not again:
                 break
@@ -128,13 +172,17 @@ class _Once:
         self.lending.uses.flush()
         return answer
 
-    def _try(self, request: m.JitRequest) -> tuple[m.Result, Entry]:
+    def _try(self, request: m.JitRequest) -> tuple[m.Result, Entry | None]:
         found = self.work.look_up(request)
         key = found.identity.key
         hit = isinstance(found.answer, Found)
         reason = "" if isinstance(found.answer, Found) else found.answer.reason
         began = time.monotonic()
-        first = b.Broker().asked((b"", 0), key=key, policy=request.policy, hit=hit, reason=reason, now=began)[0]
+        if found.stopgap is not None:
+            return stopgap_result(request.id, found.identity, found.stopgap), None
+        first = b.Broker().asked(
+            (b"", 0), key=key, policy=request.policy, hit=hit, reason=reason, now=began, why=found.why
+        )[0]
         if isinstance(first, b.Refuse):
             raise error_of(first.trouble, key)
         if isinstance(found.answer, Found) and isinstance(first, b.Deliver):
@@ -157,7 +205,11 @@ class _Once:
             background=request.prewarm,
             accelerated=request.acceleration != "off",
         )
+        if self.naming is not None:
+            self.naming.begin(found.identity)
         built = self.work.build(order, report, self.stop)
+        if self.naming is not None and built.compiled:
+            self.naming.made(found.identity, built.entry)
         plain = result(request.id, found.identity, built.entry)
         source: m.Source = "compiled" if built.compiled else "joined"
-        return dataclasses.replace(plain, source=source, reason=reason or "redo"), built.entry
+        return dataclasses.replace(plain, source=source, reason=reason or "redo", detail=found.why), built.entry

@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING
 from mlc_jit import messages as m
 from mlc_jit.errors import JitError
 from mlc_jitd import broker as b
+from mlc_jitd.explain import part_words
 from mlc_jitd.schedule.jobs import Busy, Refused, Waiting
+from mlc_jitd.store import Found
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlc_jitd.explain import Near
+    from mlc_jitd.identity import Identity, UpstreamName
     from mlc_jitd.store import Layer, Manifest
+    from mlc_jitd.store.upstream import UpstreamNames
+    from mlc_jitd.upstream import Stopgap
+    from mlc_jitd.work import Explained
 
 
 def row(path: Path, manifest: Manifest, layer: str = "") -> m.EntryReport:
@@ -42,6 +49,71 @@ def layer_report(layer: Layer) -> m.LayerReport:
         entries=totals.entries,
         bytes=totals.bytes,
     )
+
+
+def stopgap_result(id_: int, identity: Identity, stopgap: Stopgap) -> m.Result:
+    """The reply that hands out upstream's own file."""
+    return m.Result(
+        id=id_,
+        path=stopgap.path,
+        key=identity.key,
+        system_lib_prefix=stopgap.prefix,
+        toolchain=identity.toolchain.name,
+        warning=stopgap.warning,
+    )
+
+
+def explained(id_: int, found: Explained, files: UpstreamNames) -> m.Explained:
+    """The reply that says what a request would come to.
+
+    Args:
+        id_: Of the request.
+        found: What there is to say.
+        files: What lies under upstream's names there.
+    """
+    key, answer, explanation = found.identity.key, found.answer, found.explanation
+    if isinstance(answer, Found):
+        facts = {"path": answer.entry.path, "words": "the library is in the cache"}
+    else:
+        said = explanation.words if answer.reason == "absent" and not answer.remedy else answer.detail
+        facts = {"reason": answer.reason, "words": said, "remedy": answer.remedy}
+    return m.Explained(
+        id=id_,
+        key=key,
+        hit=isinstance(answer, Found),
+        parts=tuple(
+            m.PartReport(name=part.name, sha256=part.sha256, words=part_words(part)) for part in found.identity.parts
+        ),
+        compared=explanation.compared,
+        nearest=tuple(map(_near, explanation.nearest)),
+        upstream=tuple(
+            m.UpstreamReport(device=name.device, file=f"{name.md5}.{name.suffix}", holds=_holds(name, key, files))
+            for name in found.upstream
+        ),
+        **facts,
+    )
+
+
+def _near(near: Near) -> m.NearReport:
+    return m.NearReport(
+        key=near.summary.key,
+        model=near.summary.model,
+        toolchain=near.toolchain,
+        created=near.summary.created,
+        differences=tuple(
+            m.DifferenceReport(part=d.part, field=d.field, there=d.there, here=d.here, words=d.words)
+            for d in near.differences
+        ),
+    )
+
+
+def _holds(name: UpstreamName, key: str, files: UpstreamNames) -> str:
+    left = files.look(name.md5, name.suffix)
+    if left is None:
+        return "nothing"
+    if left.copy is None:
+        return "unknown"
+    return "entry" if left.copy.key == key else "other-entry"
 
 
 def cannot(answer: Busy | Refused) -> b.Trouble:

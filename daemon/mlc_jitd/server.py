@@ -48,7 +48,10 @@ class Peer:
 
 
 Handler = Callable[[Peer, m.Message], m.Message | None]
-FINAL = (m.Result, m.Failure)
+AWAITED = (m.JitRequest, m.Explain)
+"""Requests whose answer may take long: who waits for one hears heartbeats."""
+
+FINAL = (m.Result, m.Explained, m.Failure)
 
 
 class Server:
@@ -213,7 +216,7 @@ class Server:
         identity = peer.identity
         if type(message) is m.Leave:
             self._answered(identity, message.id)
-        elif type(message) is m.JitRequest:
+        elif type(message) in AWAITED:
             self._waiting.setdefault(identity, set()).add(message.id)
         try:
             reply = self._handler(peer, message)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlc_jit.errors import CompileError, ConfigInvalidError, DaemonUnavailableError, StoreFullError
+from mlc_jit.errors import CompileError, ConfigInvalidError, DaemonUnavailableError, JitError, StoreFullError
 from mlc_jitd.build import JobGroups, Kind, Limits, Outcome, StopSignal, WarmCompilers, run
 from mlc_jitd.headway import Stopwatch
+from mlc_jitd.known import Known
 from mlc_jitd.store import (
     About,
     CompileRecord,
@@ -34,6 +35,7 @@ from mlc_jitd.store import (
 )
 from mlc_jitd.toolchains import kernels
 from mlc_jitd.toolchains.base import Stage, Toolchain
+from mlc_jitd.upstream import Stopgap, Upstream
 from mlc_jitd.verdicts import require_success, stopped
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 
     from mlc_jit.messages import JitRequest
     from mlc_jitd.acceleration import Acceleration
-    from mlc_jitd.identity import Identifier, Identity
+    from mlc_jitd.explain import Explanation
+    from mlc_jitd.identity import Identifier, Identity, UpstreamName
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,12 @@ LOGS_KEPT = 256
 
 CONFIG_KEPT_BYTES = 128 << 10
 """A longer config is not kept beside its library; real ones have 2 to 5 KB."""
+
+GLANCE_SECONDS = 0.25
+"""How long a compile waits for manifests to be read that might explain it; a daemon has read them before."""
+
+EXPLAIN_SECONDS = 2.0
+"""The same where nothing but the explanation is to be had."""
 
 LOCK_SLICE_SECONDS = 0.5
 FROZEN_SECONDS = 10.0
@@ -67,10 +76,29 @@ Report = Callable[[Stage], None]
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """What a request came to: what exactly is asked, and what the store has of it."""
+    """What a request came to.
+
+    Attributes:
+        identity: What exactly is asked.
+        answer: What the store has of it.
+        why: Why it is no hit, in words: a sentence without its stop; empty for a hit.
+        stopgap: Upstream's own file, where the policy is READONLY and there is no entry.
+    """
 
     identity: Identity
     answer: Found | Missing
+    why: str = ""
+    stopgap: Stopgap | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What a request would come to, and why; ``upstream`` has the names under which upstream would look."""
+
+    identity: Identity
+    answer: Found | Missing
+    explanation: Explanation
+    upstream: tuple[UpstreamName, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +188,8 @@ class Work:
         self._owner = owner
         self.acceleration = acceleration
         self.logs = store.layout.logs
+        self.known = Known(store, identifier.edits)
+        self.upstream = Upstream(identifier, store)
         self.make_room: Callable[[int], bool] = lambda _need: False
         """Collects until so many bytes are free on the cache's disk; whether anything went."""
 
@@ -173,11 +203,54 @@ class Work:
         Raises:
             JitError: The request can't be met, whatever the cache holds.
         """
+        identity = self._identify(request)
+        answer = self.store.find(identity.key)
+        if isinstance(answer, Found):
+            return LookUp(identity, answer)
+        readonly = request.policy == "READONLY"
+        why = self._why(request, identity, answer, seconds=EXPLAIN_SECONDS if readonly else GLANCE_SECONDS)
+        stopgap = self._stopgap(request, identity) if readonly else ""
+        if isinstance(stopgap, str):
+            return LookUp(identity, answer, "; ".join(filter(None, (why, stopgap))))
+        return LookUp(identity, answer, why, stopgap)
+
+    def explain(self, request: JitRequest) -> Explained:
+        """What a request would come to, and why. Compiles nothing.
+
+        Raises:
+            JitError: The request can't be met, whatever the cache holds.
+        """
+        identity = self._identify(request)
+        answer = self.store.find(identity.key)
+        upstream: tuple[UpstreamName, ...] = ()
         try:
-            identity = self.identifier.identify(request)
+            upstream = self.upstream.names(request, identity)
+        except JitError as error:
+            logger.info("upstream's names of %s are not known: %s", identity.key[:12], error.message)
+        return Explained(identity, answer, self.known.why(identity, request.model_path), upstream)
+
+    def _identify(self, request: JitRequest) -> Identity:
+        try:
+            return self.identifier.identify(request)
         except ConfigInvalidError as error:
             raise ConfigInvalidError(f"{request.model_path}: {error.message}", **error.facts()) from error
-        return LookUp(identity, self.store.find(identity.key))
+
+    def _why(self, request: JitRequest, identity: Identity, answer: Missing, *, seconds: float) -> str:
+        """Why an answer is none; no reason at all is better than no library."""
+        if answer.reason != "absent" or answer.remedy:
+            return answer.detail
+        try:
+            return self.known.why(identity, request.model_path, seconds=seconds).words
+        except Exception:
+            logger.exception("a miss could not be explained")
+            return answer.detail
+
+    def _stopgap(self, request: JitRequest, identity: Identity) -> Stopgap | str:
+        try:
+            return self.upstream.stopgap(request, identity)
+        except JitError as error:
+            logger.info("upstream's name of %s is not known: %s", identity.key[:12], error.message)
+            return ""
 
     def build(self, order: Order, report: Report, stop: StopSignal) -> Built:
         """Compile and publish, under the key's lock, unless another process does or just did.

@@ -77,6 +77,28 @@ VALUES: dict[str, m.Message] = {
         log_path="/tmp/x.log",
         log_tail="Traceback\nValueError: no\n",
     ),
+    "result-later": m.Result(
+        id=7, path="/lib.so", key="ab" * 32, source="compiled", reason="absent", detail="no entries", warning="!"
+    ),
+    "explain": m.Explain(id=13, request=m.JitRequest(config=b"{}", device="cpu", python="/usr/bin/python3")),
+    "explained": m.Explained(
+        id=13,
+        key="ab" * 32,
+        hit=False,
+        path="",
+        reason="absent",
+        words="the nearest entry, cdcdcdcdcdcd, differs: opt O2 there, O3 here",
+        remedy="-",
+        parts=(m.PartReport(name="opt", sha256="ef" * 32, words="O3"),),
+        compared=2,
+        nearest=(
+            m.NearReport(
+                key="cd" * 32, model="/m", toolchain="mlc_llm 0.20", created=1.7e9,
+                differences=(m.DifferenceReport(part="opt", field="", there='"O2"', here='"O3"', words="opt"),),
+            ),
+        ),
+        upstream=(m.UpstreamReport(device="cpu:0", file="ab.so", holds="nothing"),),
+    ),
     "cancelled": m.Cancelled(id=8, key="ab" * 32),
     "status-is": m.Status(
         id=9,

@@ -63,7 +63,9 @@ def look_up():
 @pytest.fixture
 def engine(line, look_up, monkeypatch):
     store = SimpleNamespace(unchanged=None, layout=SimpleNamespace(library=None), counters=dict)
-    work: Any = SimpleNamespace(store=store, identifier=SimpleNamespace(recheck=None), look_up=look_up)
+    work: Any = SimpleNamespace(
+        acceleration=None, store=store, identifier=SimpleNamespace(recheck=None), look_up=look_up
+    )
     host = Capacity(cores=2, memory_total=8 * GIB, memory_available=8 * GIB)
     made = Engine(
         work,

@@ -25,8 +25,10 @@ VERBS = (
     "cancel",
     "stop",
     "doctor",
+    "explain",
     "verify",
     "quarantine",
+    "adopt",
     "config",
 )
 """The modules here that are verbs, in the order of the help."""

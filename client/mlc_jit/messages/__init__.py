@@ -55,18 +55,24 @@ if TYPE_CHECKING:
         CacheReport,
         Cancel,
         Cancelled,
+        DifferenceReport,
         EntryReport,
+        Explain,
+        Explained,
         JobReport,
         LayerReport,
         Listing,
         ListRequest,
+        NearReport,
+        PartReport,
         Status,
         StatusRequest,
         Stopping,
         StopRequest,
+        UpstreamReport,
     )
 
-FEATURES: tuple[str, ...] = ("jit", "progress", "cancel", "status", "list", "stop")
+FEATURES: tuple[str, ...] = ("jit", "progress", "cancel", "status", "list", "stop", "explain")
 """What this version of daemon and client can do, by name."""
 
 __all__ = [
@@ -82,7 +88,10 @@ __all__ = [
     "CacheReport",
     "Cancel",
     "Cancelled",
+    "DifferenceReport",
     "EntryReport",
+    "Explain",
+    "Explained",
     "Failure",
     "Heartbeat",
     "Hello",
@@ -94,6 +103,8 @@ __all__ = [
     "ListRequest",
     "Listing",
     "Message",
+    "NearReport",
+    "PartReport",
     "Policy",
     "Progress",
     "Result",
@@ -106,6 +117,7 @@ __all__ = [
     "ToolchainChoice",
     "UnknownVerbError",
     "Unsupported",
+    "UpstreamReport",
     "Welcome",
     "cut",
     "decode",

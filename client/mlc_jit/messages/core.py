@@ -120,6 +120,8 @@ class Result(Message):
         source: ``hit``, ``compiled`` (this request's own job) or ``joined`` (somebody else's).
         reason: Why it was no hit: ``absent``, ``damaged``, ``redo``; empty for a hit.
         seconds: How long the compile took, now or then.
+        detail: Why it was no hit, in words; empty for a hit.
+        warning: What the caller should know of this library; for people.
     """
 
     verb: ClassVar[str] = "result"
@@ -131,6 +133,8 @@ class Result(Message):
     seconds: float = 0.0
     toolchain: str = ""
     degraded: tuple[str, ...] = ()
+    detail: str = field(default="", metadata=LATER)
+    warning: str = field(default="", metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

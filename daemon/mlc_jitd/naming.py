@@ -1,0 +1,110 @@
+"""When copies are put under upstream's names: after a publish, and when an entry is first handed out for a request.
+
+In a thread of its own, one at a time, behind everybody's replies: asking a compiler for upstream's hash takes seconds
+where it is not remembered. What does not belong here: which names, and when not (``upstream``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from mlc_jit.errors import JitError
+from mlc_jitd.engine import Onlooker
+from mlc_jitd.store import Found
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from mlc_jit.messages import JitRequest
+    from mlc_jitd.identity import Identity
+    from mlc_jitd.server import Peer
+    from mlc_jitd.store import Entry
+    from mlc_jitd.upstream import Upstream
+    from mlc_jitd.work import LookUp
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED = 256
+"""Keys whose requests are remembered until their library is published."""
+
+TEXTS = 4
+"""Different requests of one key: each device text and each way to write the overrides is another name for upstream."""
+
+
+class Naming(Onlooker):
+    """Follows the engine and puts copies of entries where upstream looks.
+
+    Args:
+        upstream: Does it.
+        counters: Told how often what became of a name.
+    """
+
+    def __init__(self, upstream: Upstream, counters: Counter[str]) -> None:
+        self._upstream = upstream
+        self._counters = counters
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="naming")
+        self._asked: OrderedDict[str, list[JitRequest]] = OrderedDict()
+
+    def start(self) -> None:
+        """Look after what a crash may have left."""
+        self._pool.submit(self._sweep)
+
+    def close(self) -> None:
+        """Begin nothing more. What was not done is done when the entry is next handed out by a fresh daemon."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def looked_up(self, peer: Peer, request: JitRequest, found: LookUp) -> None:
+        """See ``Onlooker``."""
+        del peer
+        if found.identity.toolchain.name != "mlc_llm":
+            return
+        key = found.identity.key
+        requests = self._asked.setdefault(key, [])
+        self._asked.move_to_end(key)
+        if len(self._asked) > REMEMBERED:
+            self._asked.popitem(last=False)
+        if len(requests) >= TEXTS or any(_same_name(request, each) for each in requests):
+            return
+        requests.append(request)
+        if isinstance(found.answer, Found):
+            self._later(request, found.identity, found.answer.entry)
+
+    def published(self, identity: Identity, entry: Entry) -> None:
+        """See ``Onlooker``."""
+        for request in self._asked.get(identity.key, ()):
+            self._later(request, identity, entry)
+
+    def _later(self, request: JitRequest, identity: Identity, entry: Entry) -> None:
+        try:
+            self._pool.submit(self._place, request, identity, entry)
+        except RuntimeError:  # closed, or no thread to be had
+            self._counters["upstream_failed"] += 1
+
+    def _place(self, request: JitRequest, identity: Identity, entry: Entry) -> None:
+        try:
+            for placed in self._upstream.place(request, identity, entry).values():
+                self._counters[f"upstream_{placed.replace('-', '_')}"] += 1
+        except (JitError, OSError) as error:
+            self._counters["upstream_failed"] += 1
+            logger.warning("%s was not put under upstream's name: %s", entry.key[:12], error)
+        except Exception:
+            self._counters["upstream_failed"] += 1
+            logger.exception("%s was not put under upstream's name", entry.key[:12])
+
+    def _sweep(self) -> None:
+        try:
+            removed = self._upstream.sweep()
+        except (JitError, OSError) as error:
+            logger.warning("copies of entries that are gone could not be removed: %s", error)
+        else:
+            if removed:
+                logger.info("removed copies under upstream's names of entries that are gone: %d bytes", removed)
+
+
+def _same_name(one: JitRequest, other: JitRequest) -> bool:
+    return (one.config, one.device, one.opt, one.overrides, one.system_lib_prefix) == (
+        other.config, other.device, other.opt, other.overrides, other.system_lib_prefix,
+    )  # fmt: skip
