@@ -131,7 +131,7 @@ class TestSlowLookUps:
         ask(engine)
         until(lambda: engine._asking)
         known = m.Result(id=1, path="/lib.so", key="k" * 64)
-        monkeypatch.setattr(engine._answers, "recall", lambda _request: known)
+        monkeypatch.setattr(engine._answers, "recall", lambda *_asked: known)
         assert engine.handle(PEER, m.JitRequest(id=1, config=b"{}", device="cpu", python="python")) is known
         until(lambda: not engine._asking)
         gate.set()

@@ -58,7 +58,7 @@ def _sentence(asked: Asked, found: Sequence[Near], compared: int, *, complete: b
     if (first.summary.model_type, first.summary.quantization) != (asked.model_type, asked.quantization):
         some = f"any of the {compared} entries" if complete else f"any of the {compared} entries known so far"
         return f"no {what} model is compiled in {some if compared > 1 else 'the one entry there is'}"
-    where = f"the nearest entry, {first.summary.key[:12]}"
+    where = f"the nearest entry{'' if complete else ' known so far'}, {first.summary.key[:12]}"
     folder = printable(first.summary.model.rstrip("/").rpartition("/")[2])
     model_differs = any(each.part == "model" for each in first.differences)
     if folder and model_differs and first.summary.model != asked.model:

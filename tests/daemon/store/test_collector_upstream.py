@@ -1,0 +1,35 @@
+"""Risk: a collection leaves the copies of what it takes, or takes upstream's own files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mlc_jitd.store import Collector, Entry, Store, Uses
+from mlc_jitd.store.collection import Rules
+from mlc_jitd.store.leases import Leases
+from mlc_jitd.store.upstream import UpstreamNames
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Publish = Callable[..., Entry]
+KEY, OTHER = "ab" * 32, "cd" * 32
+
+
+def test_copies_go_with_their_entry(store: Store, publish: Publish, tmp_path: Path) -> None:
+    first, second = publish(store, b"x" * 1000), publish(store, b"y" * 1000, OTHER)
+    names = UpstreamNames(store.layout)
+    for number, entry in enumerate((first, second)):
+        names.place(f"{number:032x}", "so", entry)
+    theirs = store.layout.library / f"{'f' * 32}.so"
+    theirs.write_bytes(b"theirs" * 1000)
+    os.utime(theirs, (1, 1))
+    uses = Uses(store.layout.used)
+    collector = Collector(store, Leases(tmp_path / "leases"), uses, clock=lambda: first.manifest.created + 1e9)
+    done = collector.collect(Rules(max_size=2500))
+    assert len(done.removed) == 1
+    (kept,) = store.manifests()
+    assert [copy.key for copy in names.names()] == [kept.key]
+    assert theirs.exists()
