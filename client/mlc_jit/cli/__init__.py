@@ -29,6 +29,8 @@ VERBS = (
     "verify",
     "quarantine",
     "adopt",
+    "export",
+    "import_",
     "config",
 )
 """The modules here that are verbs, in the order of the help."""

@@ -231,6 +231,10 @@ class LayeredStore(Store):
         folder = Path(entry.path).parent
         return next((str(each.path) for each in self.layers if each.store.layout.library == folder), "")
 
+    def still(self, entry: Entry) -> bool:
+        """As ``Store.still``; what lies in a layer is removed by nobody here, and a stat of a dead share never ends."""
+        return bool(self.layer_of(entry)) or super().still(entry)
+
     def survey(self) -> None:
         """Look at every layer once, beside everything else, so that the log says how each is."""
         for layer in self.layers:
