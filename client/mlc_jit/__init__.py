@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from mlc_jit.api import JITResult, ajit, jit
     from mlc_jit.batch import JITCall, ajit_many, jit_many
     from mlc_jit.dropin import install, uninstall
-    from mlc_jit.messages import Progress
+    from mlc_jit.messages import Event, Progress
+    from mlc_jit.watching import watch
 
 __all__ = [
     "AccessRefusedError",
@@ -60,6 +61,7 @@ __all__ = [
     "DaemonUnavailableError",
     "DeviceInvalidError",
     "DrainingError",
+    "Event",
     "JITCall",
     "JITResult",
     "JitDisabledError",
@@ -82,11 +84,13 @@ __all__ = [
     "jit",
     "jit_many",
     "uninstall",
+    "watch",
 ]
 
 _LATER = {
-    "JITCall": "batch", "JITResult": "api", "Progress": "messages", "ajit": "api", "ajit_many": "batch",
-    "install": "dropin", "jit": "api", "jit_many": "batch", "uninstall": "dropin",
+    "Event": "messages", "JITCall": "batch", "JITResult": "api", "Progress": "messages", "ajit": "api",
+    "ajit_many": "batch", "install": "dropin", "jit": "api", "jit_many": "batch", "uninstall": "dropin",
+    "watch": "watching",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mlc_jit.messages import JitRequest, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Collection, Hashable
 
     from mlc_jitd.identity import Identity
     from mlc_jitd.store import Entry
@@ -97,6 +97,12 @@ class Answers:
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
 
+    def forget(self, keys: Collection[str]) -> None:
+        """Drop the answers with these keys; from any thread."""
+        with self._lock:
+            for question in [each for each, answer in self._known.items() if answer.entry.key in keys]:
+                del self._known[question]
+
 
 def result(id_: int, identity: Identity, entry: Entry) -> Result:
     """The reply that hands out an entry, as a hit."""
@@ -113,9 +119,13 @@ def result(id_: int, identity: Identity, entry: Entry) -> Result:
 
 
 def _question(request: JitRequest) -> Hashable:
-    """What two requests share that have the same answer. Text of the overrides: 1, 1.0 and True are equal to a dict."""
+    """What two requests share that have the same answer; those of two folders are apart, so that each is heard of.
+
+    Text of the overrides: 1, 1.0 and True are equal to a dict.
+    """
     return (
         request.config,
+        request.model_path,
         request.device,
         request.opt,
         request.system_lib_prefix,

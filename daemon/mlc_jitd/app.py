@@ -41,6 +41,7 @@ from mlc_jitd.schedule.queue import Queue
 from mlc_jitd.server import Server
 from mlc_jitd.store import Collector, KernelStore, LayeredStore, Leases, Store, Uses, layers_of
 from mlc_jitd.toolchains import toolchain
+from mlc_jitd.watch import Watcher
 from mlc_jitd.work import Work
 
 if TYPE_CHECKING:
@@ -133,13 +134,13 @@ def run(
             drain_seconds=settings.drain_seconds,
             lend=lending.lend,
         )
-        keeper = Housekeeper(
-            lending, Collector(work.store, leases, lending.uses), Asks(work.store.layout.library), settings
-        )
+        asks = Asks(work.store.layout.library)
+        keeper = Housekeeper(lending, Collector(work.store, leases, lending.uses), asks, settings)
         keeper.probe = lambda connection: server.send(connection, Heartbeat())
         work.make_room = keeper.make_room
         engine.cache_report = keeper.report
         engine.onlookers.append(keeper)
+        watcher = _watcher(engine, work, asks)
         server = Server(
             door.bind(),
             engine.handle,
@@ -150,14 +151,12 @@ def run(
         engine.retire = door.retire
         explaining = Explaining(work, engine.reply)
         engine.verbs[m.Explain] = explaining.asked
-        naming = Naming(work.upstream, engine.counters)
-        if settings.upstream_names:
-            engine.onlookers.append(naming)
-            naming.start()
+        naming = _naming(engine, work, settings)
         try:
             reload = Reload(settings, partial(gather, flags=flags), _takers(engine, broker, queue, work, keeper))
             _signals(engine, reload)
             server.start()
+            watcher.start()
             logger.info("mlc-jitd %s serves %s at %s", __version__, places.home, places.socket)
             keeper.start()
             ready()
@@ -165,6 +164,7 @@ def run(
             engine.serve(server)
             notify.send("STOPPING=1")
         finally:
+            watcher.close()
             naming.close()
             explaining.close()
             server.close()
@@ -173,6 +173,14 @@ def run(
     finally:
         door.retire()
     logger.info("stopped")
+
+
+def _naming(engine: Engine, work: Work, settings: Settings) -> Naming:
+    naming = Naming(work.upstream, engine.counters)
+    if settings.upstream_names:
+        engine.onlookers.append(naming)
+        naming.start()
+    return naming
 
 
 def _groups(settings: Settings) -> JobGroups:
@@ -223,6 +231,15 @@ def _queue_settings(settings: Settings) -> QueueSettings:
         cores_per_job=settings.cores_per_job or None,
         max_queued=settings.max_queued,
     )
+
+
+def _watcher(engine: Engine, work: Work, asks: Asks) -> Watcher:
+    watcher = Watcher(engine, work, asks)
+    engine.onlookers.append(watcher)
+    engine.addenda.append(watcher.complete)
+    engine.verbs[m.Keep] = watcher.keep
+    engine.verbs[m.WatchRequest] = watcher.subscribers.add
+    return watcher
 
 
 def _door_check(door: Door, engine: Engine) -> Callable[[], None]:

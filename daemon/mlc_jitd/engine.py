@@ -31,7 +31,7 @@ from mlc_jitd.store import Entry, Found
 from mlc_jitd.work import LOADING, LOCKED, TOOLCHAIN_CHANGED, Built, LookUp, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from mlc_jit.locations import Locations
     from mlc_jitd.gauge import Gauge
@@ -147,6 +147,8 @@ class Engine:
         """Further requests, and who answers them (``reply``): called in the server's thread, so quick, or ``later``."""
         self.cache_report: Callable[[], m.CacheReport | None] = lambda: None
         """What bounds the cache, for the status; may read files."""
+        self.addenda: list[Callable[[m.Message], m.Message]] = []
+        """What other rooms add to a status or a listing; called in a thread."""
         self.retire: Callable[[], None] = lambda: None
         """Called once when the daemon begins to drain: gives its place to a successor."""
 
@@ -235,6 +237,10 @@ class Engine:
     def reply(self, peer: Peer, message: m.Message) -> None:
         """Send a message to whoever asked; from any thread."""
         self._send(peer.identity, message)
+
+    def forget(self, keys: Collection[str]) -> None:
+        """Answer the next requests for these keys the long way, so that they are looked up; from any thread."""
+        self._answers.forget(keys)
 
     def drain(self, *, now: bool = False) -> None:
         """Start no more compiles and end when the running ones have; with ``now``, end those too."""
@@ -553,14 +559,21 @@ class Engine:
             jobs=jobs,
             counters=dict(counters),
         )
-        self.later(lambda: self._send(peer.identity, dataclasses.replace(status(), cache=self.cache_report())))
+        self.later(
+            lambda: self._send(peer.identity, self._completed(dataclasses.replace(status(), cache=self.cache_report())))
+        )
 
     def _list(self, peer: Peer, id_: int) -> None:
         def task() -> None:
             for part in self._overview.listing(id_):
-                self._send(peer.identity, part)
+                self._send(peer.identity, self._completed(part))
 
         self.later(task)
+
+    def _completed(self, message: m.Message) -> m.Message:
+        for addendum in self.addenda:
+            message = addendum(message)
+        return message
 
     # --- life -------------------------------------------------------------------------------------------------------
 

@@ -48,8 +48,8 @@ class Peer:
 
 
 Handler = Callable[[Peer, m.Message], m.Message | None]
-AWAITED = (m.JitRequest, m.Explain)
-"""Requests whose answer may take long: who waits for one hears heartbeats."""
+AWAITED = (m.JitRequest, m.Explain, m.WatchRequest)
+"""Requests whose answer may take long: who waits for one hears heartbeats, and its end is heard of."""
 
 FINAL = (m.Result, m.Explained, m.Failure)
 

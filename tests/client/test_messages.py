@@ -99,7 +99,28 @@ VALUES: dict[str, m.Message] = {
         ),
         upstream=(m.UpstreamReport(device="cpu:0", file="ab.so", holds="nothing"),),
     ),
+    "keep": m.Keep(
+        id=13, keep="pin", ask=m.JitRequest(config=b"{}", device="cpu", python="/p", overrides={"a": 1}, prewarm=True)
+    ),
+    "keep-folder": m.Keep(id=13, folder="/models/m"),
+    "keep-key": m.Keep(id=13, key="abcd", keep="pin"),
+    "watch": m.WatchRequest(id=14),
     "cancelled": m.Cancelled(id=8, key="ab" * 32),
+    "kept": m.Kept(id=13, keys=("ab" * 32,), folder="/models/m", keep="pin"),
+    "event": m.Event(id=14, what="ready", folder="/models/m", key="ab" * 32, detail="compiled", at=1.7e9),
+    "status-is-folders": m.Status(
+        id=9, version="0.1.0", pid=4242, uptime=12.5, home="/h", socket="/s", log_path="/l",
+        folders=(m.FolderReport(path="/m", watched="polling", why="nfs", keep="pin", keys=("ab",)),),
+    ),
+    "listing-marks": m.Listing(
+        id=10,
+        entries=(
+            m.EntryReport(
+                key="ab", path="/p", size=9, created=1.7e9, seconds=2.5, model="/m", device="cpu", toolchain="tvm",
+                pinned="pinned", stale=1.7e9,
+            ),
+        ),
+    ),
     "status-is": m.Status(
         id=9,
         version="0.1.0",

@@ -84,8 +84,19 @@ def test_every_field_that_reaches_the_key_is_part_of_the_question(known, change)
     assert known.recall(b"one", 1, dataclasses.replace(REQUEST, **change)) is None
 
 
-def test_where_the_config_was_read_is_not(known):
-    assert known.recall(b"one", 1, dataclasses.replace(REQUEST, model_path="/elsewhere", progress=True)) is not None
+def test_whether_progress_is_wanted_is_not(known):
+    assert known.recall(b"one", 1, dataclasses.replace(REQUEST, progress=True)) is not None
+
+
+def test_each_folder_that_asks_goes_the_long_way_once(known):
+    assert known.recall(b"one", 1, dataclasses.replace(REQUEST, model_path="/elsewhere")) is None
+
+
+def test_what_is_forgotten_goes_the_long_way_once(known):
+    known.forget({"another"})
+    assert known.recall(b"one", 1, REQUEST) is not None
+    known.forget({known.recall(b"one", 1, REQUEST).key})
+    assert known.recall(b"one", 1, REQUEST) is None
 
 
 def test_a_changed_entry_is_forgotten(known, world):

@@ -24,6 +24,10 @@ VERBS = (
     "log",
     "cancel",
     "stop",
+    "pin",
+    "unpin",
+    "prewarm",
+    "watch",
     "doctor",
     "explain",
     "verify",
@@ -40,7 +44,7 @@ exit codes; of several models, the first that holds in the order 1, 2, 4, 3:
   0    done
   1    no library: the compile failed, the cache can't be used, or the daemon refused
   2    the request or the command line is wrong
-  3    no daemon is running (status, list, cancel, stop)
+  3    no daemon is running (status, list, cancel, stop, watch)
   4    the policy forbids it: OFF, or READONLY and not in the cache
   130  interrupted
 """

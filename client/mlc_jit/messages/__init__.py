@@ -57,9 +57,13 @@ if TYPE_CHECKING:
         Cancelled,
         DifferenceReport,
         EntryReport,
+        Event,
         Explain,
         Explained,
+        FolderReport,
         JobReport,
+        Keep,
+        Kept,
         LayerReport,
         Listing,
         ListRequest,
@@ -70,9 +74,12 @@ if TYPE_CHECKING:
         Stopping,
         StopRequest,
         UpstreamReport,
+        WatchRequest,
     )
 
-FEATURES: tuple[str, ...] = ("jit", "progress", "cancel", "status", "list", "stop", "explain")
+FEATURES: tuple[str, ...] = (
+    "jit", "progress", "cancel", "status", "list", "stop", "explain", "watch", "keep",
+)  # fmt: skip
 """What this version of daemon and client can do, by name."""
 
 __all__ = [
@@ -90,14 +97,18 @@ __all__ = [
     "Cancelled",
     "DifferenceReport",
     "EntryReport",
+    "Event",
     "Explain",
     "Explained",
     "Failure",
+    "FolderReport",
     "Heartbeat",
     "Hello",
     "InvalidMessageError",
     "JitRequest",
     "JobReport",
+    "Keep",
+    "Kept",
     "LayerReport",
     "Leave",
     "ListRequest",
@@ -118,6 +129,7 @@ __all__ = [
     "UnknownVerbError",
     "Unsupported",
     "UpstreamReport",
+    "WatchRequest",
     "Welcome",
     "cut",
     "decode",

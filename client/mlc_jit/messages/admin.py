@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from mlc_jit.messages.base import LATER, Message, Shown
 from mlc_jit.messages.core import JitRequest  # noqa: TC001 - decoding reads the annotations
@@ -200,6 +200,26 @@ class LayerReport(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class FolderReport(Shown):
+    """One model folder in a ``Status``.
+
+    Attributes:
+        path: As clients named it.
+        watched: ``events``, ``polling``, ``scan`` (now and then), ``gone``, ``unseen`` (another mount namespace or
+            host), ``unreachable`` (its file system does not answer).
+        why: Why it is not watched by events, or what was lost.
+        keep: ``pin``, ``prewarm``, or nothing.
+        keys: Entries that it asks for now.
+    """
+
+    path: str
+    watched: str
+    why: str = ""
+    keep: str = ""
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Status(Message):
     """Answer to ``StatusRequest``. Times in seconds, sizes in bytes."""
 
@@ -218,11 +238,19 @@ class Status(Message):
     counters: dict[str, int] = field(default_factory=dict)
     cache: CacheReport | None = field(default=None, metadata=LATER)
     layers: tuple[LayerReport, ...] = field(default=(), metadata=LATER)
+    folders: tuple[FolderReport, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class EntryReport(Shown):
-    """One entry in a ``Listing``. ``created`` is a Unix time, ``layer`` the read-only cache it lies in."""
+    """One entry in a ``Listing``.
+
+    Attributes:
+        created: Unix time.
+        layer: The read-only cache that it lies in.
+        pinned: Why it is never collected.
+        stale: Unix time since when no known model folder asks for it any more.
+    """
 
     key: str
     path: str
@@ -234,6 +262,8 @@ class EntryReport(Shown):
     toolchain: str
     degraded: tuple[str, ...] = ()
     layer: str = field(default="", metadata=LATER)
+    pinned: str = field(default="", metadata=LATER)
+    stale: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -254,5 +284,62 @@ class Stopping(Message):
     jobs: int = 0
 
 
-REQUESTS: tuple[type[Message], ...] = (Cancel, Explain, ListRequest, StatusRequest, StopRequest)
-REPLIES: tuple[type[Message], ...] = (Cancelled, Explained, Listing, Status, Stopping)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Keep(Message):
+    """Keep an entry, or let it go. Exactly one of ``ask``, ``folder`` and ``key`` is given.
+
+    Attributes:
+        ask: The request whose entry is meant; it must be in the cache.
+        folder: A model folder: nothing of it is kept any more.
+        key: An entry by its key, or the beginning of one that is unique.
+        keep: ``pin``: never collected, and asked for again when the model's config changes. ``prewarm``: the latter
+            alone, and only with ``ask``. Empty: let it go; not with ``ask``.
+    """
+
+    verb: ClassVar[str] = "keep"
+    ask: JitRequest | None = None
+    folder: str = ""
+    key: str = ""
+    keep: Literal["", "prewarm", "pin"] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Kept(Message):
+    """Answer to ``Keep``: the entries that it was about; none where there was nothing to let go."""
+
+    verb: ClassVar[str] = "kept"
+    keys: tuple[str, ...] = ()
+    folder: str = ""
+    keep: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class WatchRequest(Message):
+    """Ask to be told what happens, until the connection ends."""
+
+    verb: ClassVar[str] = "watch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Event(Message):
+    """Something happened; one of many answers to ``WatchRequest``.
+
+    Attributes:
+        what: A word: ``watching`` (the first), ``changed``, ``gone``, ``back``, ``stale``, ``current``, ``prewarming``,
+            ``ready``, ``failed``, ``compiled``, ``lost``, ``ended`` (the last). Later versions may say more.
+        folder: The model folder that it is about.
+        key: The entry.
+        detail: One line for people.
+        at: Unix time.
+    """
+
+    verb: ClassVar[str] = "event"
+    what: str
+    folder: str = ""
+    key: str = ""
+    detail: str = ""
+    at: float = 0.0
+
+
+REQUESTS: tuple[type[Message], ...] = (Cancel, Explain, Keep, ListRequest, StatusRequest, StopRequest, WatchRequest)
+REPLIES: tuple[type[Message], ...] = (Cancelled, Event, Explained, Kept, Listing, Status, Stopping)

@@ -154,18 +154,19 @@ class Folder:
             return dataclasses.replace(self, config=config) if theirs else self
         return dataclasses.replace(self, config=config, since=now)
 
-    def keeping(self, question: Question, keep: Keep, key: str = "") -> Folder:
-        """A question is kept, and ``key`` is its entry (empty: as it was). A pin stays one when it is pre-warmed."""
+    def keeping(self, question: Question, keep: Keep, key: str, *, anew: bool = True) -> Folder:
+        """A question is kept, and ``key`` is its entry; what is pinned stays so. Without ``anew``: if it still is."""
         found = self._like(question, key)
-        if found is None:
+        if found is None or not (anew or found.keep):
             return self
-        strongest: Keep = "pin" if keep == "prewarm" and found.keep == "pin" else keep
-        new = dataclasses.replace(found, keep=strongest, kept=(key or found.kept) if strongest else "")
+        strongest: Keep = "pin" if "pin" in (keep, found.keep) else keep
+        new = dataclasses.replace(found, keep=strongest, kept=key)
         return dataclasses.replace(self, asks=tuple(new if ask is found else ask for ask in self.asks))
 
-    def letting_go(self) -> Folder:
-        """Nothing of it is kept any more."""
-        return dataclasses.replace(self, asks=tuple(dataclasses.replace(ask, keep="", kept="") for ask in self.asks))
+    def letting_go(self, key: str = "") -> Folder:
+        """Nothing of it is kept any more, or not the entry with this key."""
+        asks = (dataclasses.replace(ask, keep="", kept="") if not key or ask.kept == key else ask for ask in self.asks)
+        return dataclasses.replace(self, asks=tuple(asks))
 
     def current(self) -> frozenset[str]:
         """The keys that are asked for now."""

@@ -1,0 +1,468 @@
+"""The room that watches: one thread that takes in what was asked, what events say and what looks found, and acts.
+
+Nothing here is needed for a right answer, and nothing here is waited for by the engine: looks at model folders are
+taken in a thread of their own (``looks``), compilers are asked in another (``asker``), and both are left behind if they
+hang. What a look means is decided in ``judge``, what follows for keys in ``mlc_jitd.asks``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mlc_jit import messages as m
+from mlc_jit.errors import JitError, StoreError
+from mlc_jitd.asks import GONE, UNSEEN, Asks, Folder, Question, digest
+from mlc_jitd.engine import Onlooker
+from mlc_jitd.watch import judge
+from mlc_jitd.watch.arming import CHECK_SECONDS, SCAN_SECONDS, Arming, Watched
+from mlc_jitd.watch.background import Answer, Background, Wanted
+from mlc_jitd.watch.keeping import keep
+from mlc_jitd.watch.lane import Lane
+from mlc_jitd.watch.look import Look, look
+from mlc_jitd.watch.observer import Events
+from mlc_jitd.watch.subscribers import Subscribers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlc_jit.messages import JitRequest
+    from mlc_jitd.engine import Engine
+    from mlc_jitd.identity import Identity
+    from mlc_jitd.server import Peer
+    from mlc_jitd.store import Entry
+    from mlc_jitd.work import LookUp, Work
+
+logger = logging.getLogger(__name__)
+
+ARM_SECONDS = 0.1
+"""How often it is worked out which folders are to be watched, at most."""
+HANG_SECONDS = 20.0
+"""After so long a look is taken to hang."""
+MOST_HANGING = 4
+ASKED_SECONDS = 3600.0
+"""How exactly it is noted when a folder was last asked for."""
+
+INNER = b"\0\0inner"
+
+
+class Watcher(Onlooker):
+    """See the module's docstring.
+
+    Args:
+        engine: Is followed, asked, and told what to forget.
+        work: Works keys out.
+        asks: Who asks for what.
+        prewarm: What the daemon is to have from its start; slow, and may raise.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        work: Work,
+        asks: Asks,
+        *,
+        prewarm: Callable[[], list[Wanted]] = list,
+    ) -> None:
+        self._engine = engine
+        self._work = work
+        self._asks = asks
+        self._prewarm = prewarm
+        self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
+        self._folders: dict[str, Watched] = {}
+        self._stale: frozenset[str] = frozenset()
+        self._looks = Lane("watch-looks")
+        self._hanging = 0
+        self._asker = Lane("watch-asker")
+        self._poked: set[str] = set()
+        self._losses: Counter[str] = Counter()
+        self._events = Events(self._poke, self._lose)
+        self._arming = Arming(self._events)
+        self._unarmed = False
+        self._background = Background(engine.ask, lambda wanted, answer: self._post(self._answered, wanted, answer))
+        self._told_trouble = ""
+        self._ending = False
+        self._next_check = self._next_arm = 0.0
+        self.counters: Counter[str] = Counter()
+        self.subscribers = Subscribers(engine.reply)
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    # --- called from other threads ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, with the folders that are known from before."""
+        self._post(self._begin)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Tell the subscribers and end; what hangs is left behind."""
+        self.subscribers.tell("ended", detail="the daemon ends")
+        self._ending = True
+        self._post(lambda: None)
+        self._thread.join(2.0)
+
+    def looked_up(self, peer: Peer, request: JitRequest, found: LookUp) -> None:
+        """A request was looked up: its folder is known from now on."""
+        if os.path.isabs(request.model_path):  # noqa: PTH117 - text stays text
+            inner = peer.identity.startswith(INNER)
+            seen = not inner and sees_what_we_see(peer.pid)
+            self._post(self._asked, request, found.identity.key, 0.0 if inner else time.time(), seen)
+
+    def published(self, identity: Identity, entry: Entry) -> None:
+        """A library was compiled."""
+        detail = f"{identity.model_type} {identity.quantization} in {entry.manifest.compile.seconds:.1f} s"
+        self.subscribers.tell("compiled", key=entry.key, folder=entry.manifest.model.path, detail=detail)
+
+    def gone(self, identity: bytes) -> None:
+        """A connection is no more."""
+        self.subscribers.gone(identity)
+
+    def keep(self, peer: Peer, message: m.Keep) -> None:
+        """Answer ``keep``."""
+
+        def task() -> None:
+            try:
+                kept = keep(self._work, self._asks, message, now=time.time())
+            except JitError as error:
+                self._engine.reply(peer, m.Failure.of(error, id=message.id))
+                return
+            self._post(self._look_anew, kept.folder)
+            self._engine.reply(peer, kept)
+
+        self._asker.do(task)
+
+    def complete(self, message: m.Message) -> m.Message:
+        """A status or a listing with what this room knows."""
+        if isinstance(message, m.Status):
+            return replace(message, folders=self._reports(), counters=message.counters | self._counted())
+        if isinstance(message, m.Listing):
+            pinned, stale = self._asks.pinned(), self._asks.stale()
+            rows = (replace(row, pinned=pinned.get(row.key, ""), stale=stale.get(row.key)) for row in message.entries)
+            return replace(message, entries=tuple(rows))
+        return message
+
+    def _reports(self) -> tuple[m.FolderReport, ...]:
+        held = dict(self._folders)
+        rows = []
+        for folder in sorted(self._asks.folders(), key=lambda each: each.path):
+            watched = held.get(folder.path)
+            rows.append(
+                m.FolderReport(
+                    path=folder.path,
+                    watched=watched.manner if watched else "scan",
+                    why=watched.why if watched else "",
+                    keep=folder.keep,
+                    keys=tuple(sorted(folder.current())),
+                )
+            )
+        return tuple(rows)
+
+    def _counted(self) -> dict[str, int]:
+        counted = {f"watch_{name}": count for name, count in self.counters.items()}
+        counted |= {f"watch_lost_{why.replace(' ', '_')}": count for why, count in self._losses.items()}
+        counted["watch_remade"] = self._events.remade
+        return {**counted, "watch_folders": len(self._folders), "watch_events_on": self._events.watched}
+
+    def _post(self, handler: Callable[..., None], *arguments: Any) -> None:
+        self._inbox.put((handler, arguments))
+
+    def _poke(self, folder: str) -> None:
+        """An event. Many are one: 20,000 of them must not fill the inbox."""
+        if folder not in self._poked:
+            self._poked.add(folder)
+            self._post(self._happened, folder)
+
+    def _lose(self, why: str) -> None:
+        """Events may have been lost."""
+        self._losses[why] += 1
+        self._post(self._lost, why)
+
+    # --- the thread -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._ending:
+            try:
+                handler, arguments = self._inbox.get(timeout=self._patience())
+            except queue.Empty:
+                handler, arguments = _nothing, ()
+            try:
+                handler(*arguments)
+                self._on_time()
+            except Exception:
+                self.counters["errors"] += 1
+                logger.exception("watching: %s failed", handler.__name__)
+        self._events.close()
+        for lane in (self._looks, self._asker):
+            lane.close()
+
+    def _patience(self) -> float:
+        now = time.monotonic()
+        dues = [each.state.due for each in self._folders.values() if not each.looking]
+        return max(0.02, min([now + CHECK_SECONDS, *dues]) - now)
+
+    def _begin(self) -> None:
+        self._stale = frozenset(self._asks.stale())
+        for folder in self._asks.folders():
+            self._admit(folder)
+        self._asker.do(self._warm)
+
+    def _warm(self) -> None:
+        """What is kept is asked for at the start: its config may have changed meanwhile, or its entry been removed."""
+        try:
+            for wanted in self._prewarm():
+                self._post(self._want, wanted)
+        except JitError as error:
+            logger.warning("nothing is pre-warmed: %s", error)
+            self.subscribers.tell("failed", detail=f"nothing is pre-warmed: {error.message}")
+
+    def _want(self, wanted: Wanted) -> None:
+        self.counters["prewarms"] += 1
+        self.subscribers.tell("prewarming", folder=wanted.folder, detail=wanted.request.device)
+        self._background.add(wanted)
+
+    # --- what is asked ----------------------------------------------------------------------------------------------
+
+    def _asked(self, request: JitRequest, key: str, now: float, seen: bool) -> None:
+        path, question, config = request.model_path, Question.of(request), digest(request.config)
+        known = self._asks.folder(path)
+        if known is None or self._is_news(known, question, config, key, now):
+            known = self._change(path, lambda folder: folder.told(question, config, key, now=now))
+        held = self._admit(known)
+        if seen and held.state.config == UNSEEN:  # it held that a moment ago, whatever it holds now
+            self._change(path, lambda folder: folder.saw(config, now=now))
+            held.state = replace(held.state, config=config)
+            self._unarmed = True
+        if config != held.state.config:  # it changed, or the asker sees another folder: a look will tell
+            self._look_anew(path)
+        elif held.last is None:
+            held.due()
+
+    def _is_news(self, folder: Folder, question: Question, config: str, key: str, now: float) -> bool:
+        if key not in folder.current():
+            return True
+        for ask in folder.asks:
+            if ask.question == question:
+                return not any(
+                    each.config == config and each.key == key and now - each.asked < ASKED_SECONDS
+                    for each in ask.answered
+                )
+        return True
+
+    def _admit(self, folder: Folder) -> Watched:
+        held = self._folders.get(folder.path)
+        if held is None:
+            held = self._folders[folder.path] = Watched(folder.path, judge.State(config=folder.config))
+        held.known = frozenset(each.config for ask in folder.asks for each in ask.answered)
+        return held
+
+    def _look_anew(self, path: str) -> None:
+        folder = self._asks.folder(path)
+        if folder is not None:
+            self._admit(folder).due(thoroughly=True)
+
+    def _change(self, path: str, how: Callable[[Folder], Folder]) -> Folder:
+        """Change the registry, and tell which keys became stale or current by it."""
+        try:
+            folder = self._asks.change(path, how)
+            self._told_trouble = ""
+        except StoreError as error:
+            if error.message != self._told_trouble:
+                self._told_trouble = error.message
+                logger.warning("%s", error)
+            return self._asks.folder(path) or how(Folder(path=path))
+        stale = frozenset(self._asks.stale())
+        if stale != self._stale:
+            for word, keys in (("stale", stale - self._stale), ("current", self._stale - stale)):
+                for key in sorted(keys):
+                    self.counters[word] += 1
+                    self.subscribers.tell(word, key=key, folder=path)
+            # Asked for again, such a key must come by here, so it may not be answered from memory.
+            self._engine.forget(stale - self._stale)
+            self._stale = stale
+        return folder
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def _happened(self, folder: str) -> None:
+        self._poked.discard(folder)
+        self.counters["events"] += 1
+        for path in self._arming.paths(folder):
+            held = self._folders.get(path)
+            if held is not None:
+                held.state = judge.poked(held.state, time.monotonic())
+                held.again = held.looking
+
+    def _lost(self, why: str) -> None:
+        """Every folder is looked at, thoroughly."""
+        logger.info("events may have been lost (%s): every model folder is looked at", why)
+        self.subscribers.tell("lost", detail=why)
+        self.counters["rescans"] += 1
+        for held in self._folders.values():
+            held.due(thoroughly=True)
+
+    def _on_time(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + CHECK_SECONDS
+            self._events.check()
+            self._background.on_time(now)
+            self._leave_behind()
+        for held in list(self._folders.values()):
+            if held.state.due <= now and not held.looking:
+                self._look(held, now)
+        if self._unarmed and now >= self._next_arm:
+            self._next_arm = now + ARM_SECONDS
+            self._arm()
+
+    def _look(self, held: Watched, now: float) -> None:
+        held.looking = True
+        # After an event, too: a mark can be equal although the content is not.
+        thoroughly = now >= held.scan_due or held.state.burst <= now or held.state.missing <= now
+        if thoroughly:
+            held.scan_due = now + SCAN_SECONDS
+        last = held.last
+
+        def task() -> None:
+            found = look(held.path, last, thoroughly=thoroughly, now=time.time())
+            self._post(self._found, held, found)
+
+        self._looks.do(task)
+
+    def _found(self, held: Watched, found: Look) -> None:
+        held.looking, again, held.again = False, held.again, False
+        if self._folders.get(held.path) is not held:
+            return
+        anew = found is not held.last
+        self.counters["looks"] += anew
+        before = held.state.config
+        held.last = found
+        held.state, verdict = judge.looked(
+            held.state, found, time.monotonic(), pace=self._arming.pace(held), known=held.known
+        )
+        if again:
+            held.due(thoroughly=True)
+        self._unarmed = self._unarmed or anew or held.manner == "unreachable" or verdict != "same"
+        match verdict:
+            case "seen":
+                self._change(held.path, lambda folder: folder.saw(found.config, now=time.time()))
+            case "gone":
+                self.counters["gone"] += 1
+                self.subscribers.tell("gone", folder=held.path)
+                logger.info("%s is gone", held.path)
+                self._change(held.path, lambda folder: folder.saw(GONE, now=time.time()))
+            case "changed":
+                self._changed(held, found, back=before == GONE)
+            case "same":
+                pass
+        if verdict in ("seen", "same") and held.state.config == found.config and held.wanted != found.config:
+            self._want_kept(held, found)
+
+    def _leave_behind(self) -> None:
+        """A look that hangs is left to hang, and others look from now on."""
+        if self._looks.busy() < HANG_SECONDS or self._hanging >= MOST_HANGING:
+            return
+        self._hanging += 1
+        self._lose("a look hangs")
+        stuck, self._looks = self._looks, Lane("watch-looks")
+        stuck.close()
+        for held in self._folders.values():
+            if held.looking:
+                held.manner, held.why = "unreachable", "its file system does not answer"
+                # The first of them hangs; the others were behind it and get another turn.
+                held.looking = False
+                held.state = replace(held.state, due=time.monotonic() + SCAN_SECONDS)
+
+    def _arm(self) -> None:
+        """Watch what should be watched; the folders that were asked for last come first."""
+        self._unarmed = False
+        asked = {folder.path: folder.asked for folder in self._asks.folders()}
+        for path in self._folders.keys() - asked.keys():  # the registry let go of it
+            del self._folders[path]
+        self._arming.arm(sorted(self._folders.values(), key=lambda each: -asked[each.path]))
+        now = time.monotonic()
+        for held in self._folders.values():  # what happened before it was watched brought no event
+            held.state = replace(held.state, due=min(held.state.due, now + self._arming.pace(held)))
+
+    # --- what follows -----------------------------------------------------------------------------------------------
+
+    def _changed(self, held: Watched, found: Look, *, back: bool) -> None:
+        """The keys are worked out before anything is noted: a change that does not reach a key makes it never stale."""
+        self.counters["changed"] += 1
+        self.subscribers.tell("back" if back else "changed", folder=held.path, detail=f"config {found.config[:12]}")
+        logger.info("the config in %s %s", held.path, "is back" if back else "changed")
+
+        def task() -> None:
+            folder = self._asks.folder(held.path)
+            keys: list[tuple[Question, str]] = []
+            for ask in folder.asks if folder is not None else ():
+                key = folder.key_of(ask, found.config) if folder is not None else ""
+                try:
+                    key = key or self._work.identifier.identify(ask.question.request(found.payload, held.path)).key
+                except JitError as error:
+                    logger.info("%s on %s: %s", held.path, ask.question.device, error.message)
+                else:
+                    keys.append((ask.question, key))
+            self._post(self._worked_out, held, found, keys)
+
+        self._asker.do(task)
+
+    def _worked_out(self, held: Watched, found: Look, keys: list[tuple[Question, str]]) -> None:
+        if held.state.config != found.config:
+            return  # it changed once more meanwhile
+
+        def how(folder: Folder) -> Folder:
+            folder = folder.saw(found.config, now=time.time())
+            for question, key in keys:
+                folder = folder.told(question, found.config, key, now=0.0)
+            return folder
+
+        self._admit(self._change(held.path, how))
+        self._want_kept(held, found)
+
+    def _want_kept(self, held: Watched, found: Look) -> None:
+        """Ask for what is kept: once for each config, and once in the life of each daemon."""
+        held.wanted = found.config
+        folder = self._asks.folder(held.path)
+        for ask in folder.asks if folder is not None else ():
+            if ask.keep:
+                request = ask.question.request(found.payload, held.path)
+                self._want(Wanted(folder=held.path, question=ask.question, keep=ask.keep, request=request))
+
+    def _answered(self, wanted: Wanted, answer: Answer) -> None:
+        if not self._background.ended(wanted, answer, time.monotonic()):
+            return
+        if isinstance(answer, m.Failure):
+            self.counters["prewarm_failures"] += 1
+            logger.warning("%s was not pre-warmed: %s", wanted.folder, answer.message)
+            self.subscribers.tell("failed", folder=wanted.folder, key=answer.key, detail=answer.message)
+            return
+
+        def how(folder: Folder) -> Folder:
+            return folder.keeping(wanted.question, wanted.keep, answer.key, anew=wanted.anew)
+
+        self._change(wanted.folder, how)
+        self.subscribers.tell("ready", folder=wanted.folder, key=answer.key, detail=answer.source)
+
+
+def sees_what_we_see(pid: int) -> bool:
+    """Whether a path means the same to a process as to us: it is in our mount namespace, and under our root."""
+    if not sys.platform.startswith("linux"):
+        return True
+    try:
+        return all(
+            os.path.samestat(os.stat(f"/proc/{pid}/{name}"), os.stat(f"/proc/self/{name}"))  # noqa: PTH116
+            for name in ("ns/mnt", "root")
+        )
+    except OSError:
+        return False  # it has ended, or runs in another pid namespace
+
+
+def _nothing() -> None:
+    """Nobody said anything."""
