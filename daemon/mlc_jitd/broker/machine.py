@@ -1,177 +1,27 @@
-"""Policy, single flight and waiters: a pure state machine, events in, instructions out.
-
-It decides who gets which answer and when a compile starts or ends; it holds no socket, clock, file or process, and
-imports no other room, so tests drive it directly. The engine feeds it and carries out what it says. Order and
-admission of the jobs it asks for are the queue's business.
-
-The life of a job::
-
-    (none) ──Enqueue──► queued ──started──► running ──finished/failed──► (none)
-                          │                    │
-                          └─ last waiter left  └─ cancelled by name ──► cancelling ──failed──► (none)
-
-Whoever asks for a key while its job is ``cancelling`` waits for the next job of that key, which is enqueued when the
-cancelling one has ended: ``failed``, ``finished`` and ``requeued`` may therefore end with an ``Enqueue`` for their key.
-"""
+"""The state machine: events in, instructions out. The package says what it is for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import get_args
 
-Asker = tuple[bytes, int]
-"""A waiting request: the connection's identity and the request's id on it."""
-
-Policy = Literal["ON", "OFF", "REDO", "READONLY"]
-JobState = Literal["queued", "running", "cancelling"]
-Source = Literal["hit", "compiled", "joined"]
-
-LIVE: frozenset[JobState] = frozenset({"queued", "running"})
-"""States in which a job can still be joined."""
-
-STAGES_KEPT = 32
-"""Stages of a job that a joiner is told; a compiler has some 15."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why a request is not met, in the terms of ``mlc_jit.errors``: ``kind`` names the class."""
-
-    kind: str
-    message: str
-    remedy: str = ""
-    reason: str = ""
-    log_path: str = ""
-    log_tail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How far a job is, as waiters are told.
-
-    Attributes:
-        left: Seconds until its end, where they are known.
-        at: Seconds after the job was asked for. Another time alone makes it no other step.
-    """
-
-    stage: str
-    detail: str = ""
-    fraction: float | None = None
-    left: float | None = None
-    at: float | None = field(default=None, compare=False)
-
-
-# --- instructions ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Give the entry of the key to the asker."""
-
-    asker: Asker
-    key: str
-    source: Source
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Tell the asker that it gets no library."""
-
-    asker: Asker
-    trouble: Trouble
-    key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueue:
-    """Put a new job for the key into the queue. The key's job before it, if there was one, has ended.
-
-    Attributes:
-        redo: An entry that exists is no answer. A ``REDO`` that joins while the job is queued sets ``Job.redo`` too.
-        asker: Who caused the job; it waits for it.
-    """
-
-    key: str
-    interactive: bool
-    redo: bool
-    asker: Asker
-
-
-@dataclass(frozen=True, slots=True)
-class Promote:
-    """An interactive asker joined a pre-warm job: one that is queued, or one that runs and may yet be requeued."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Withdraw:
-    """Nobody waits for this queued job any more: drop it."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End this running job's process tree."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Send a job's progress to the askers."""
-
-    askers: tuple[Asker, ...]
-    key: str
-    step: Step
-
-
-Instruction = Deliver | Refuse | Enqueue | Promote | Withdraw | Kill | Tell
-
-
-@dataclass(slots=True)
-class Job:
-    """One compile that somebody asked for. Only the broker changes it."""
-
-    key: str
-    state: JobState
-    redo: bool
-    reason: str
-    interactive: bool
-    asked_at: float
-    waiters: dict[Asker, bool] = field(default_factory=dict)
-    """Who waits, and whether it is the one that caused the job (its source is ``compiled``, the others' ``joined``)."""
-    step: Step | None = None
-    """The latest."""
-    history: dict[str, Step] = field(default_factory=dict)
-    """The last step of each stage so far, in their order, at the time when the stage began."""
-
-    def record(self, step: Step) -> None:
-        """Take in the next step."""
-        self.step = step
-        began = self.history.get(step.stage)
-        if began is None or next(reversed(self.history)) != step.stage:
-            self.history.pop(step.stage, None)  # it came before, and comes again
-            self.history[step.stage] = step
-            for oldest in list(self.history)[:-STAGES_KEPT]:
-                del self.history[oldest]
-        else:
-            self.history[step.stage] = replace(step, at=began.at)
-
-    def steps(self) -> list[Step]:
-        """What somebody who comes now has missed, and then where it is."""
-        return [] if self.step is None else [*list(self.history.values())[:-1], self.step]
-
-    def lead(self) -> Asker:
-        """Who caused the job, or the first of those who still wait if that one left before it was enqueued."""
-        for asker, leads in self.waiters.items():
-            if leads:
-                return asker
-        asker = next(iter(self.waiters))
-        self.waiters[asker] = True
-        return asker
+from .instructions import (
+    Asker,
+    Deliver,
+    Enqueue,
+    Instruction,
+    Kill,
+    Policy,
+    Promote,
+    Refuse,
+    Source,
+    Step,
+    Tell,
+    Trouble,
+    Withdraw,
+)
+from .jobs import LIVE, STAGES_KEPT, Job, JobState
+from .refusals import cancelled, disabled, draining, not_cached, remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +92,7 @@ class Broker:
             return self._queue_behind(job, asker, redo=redo, reason=why, interactive=interactive, now=now)
         failed = self._failures.get(key)
         if failed is not None and policy == "ON" and now < failed.until:
-            return [Refuse(asker, _remembered(failed.trouble, failed.until - now), key)]
+            return [Refuse(asker, remembered(failed.trouble, failed.until - now), key)]
         self._failures.pop(key, None)
         job = Job(key, "queued", redo, why, interactive, now)
         self._wait(job, asker, leads=True)
@@ -459,44 +309,3 @@ class Broker:
     def _forget_old_failures(self, now: float) -> None:
         for key in [key for key, failed in self._failures.items() if failed.until <= now]:
             del self._failures[key]
-
-
-# --- what the broker says when it says no -----------------------------------------------------------------------------
-
-
-def disabled() -> Trouble:
-    """The policy OFF, as upstream."""
-    return Trouble(
-        "disabled", "JIT is disabled by MLC_JIT_POLICY=OFF.", "Set MLC_JIT_POLICY to ON, or pass a model_lib."
-    )
-
-
-def not_cached(reason: str, detail: str = "") -> Trouble:
-    """READONLY without a usable entry; ``detail`` says why, where that is known."""
-    why = {
-        "absent": "no library for this configuration is in the cache",
-        "damaged": "the cached library for this configuration was damaged and has been set aside",
-        "foreign": "the cached library for this configuration belongs to, or can be changed by, another user",
-    }.get(reason, reason)
-    return Trouble(
-        "not-cached",
-        f"No cached model lib found ({why}{': ' if detail else ''}{detail}), and compiling is disabled by "
-        "MLC_JIT_POLICY=READONLY.",
-        "Compile it once with MLC_JIT_POLICY=ON (`mlc-jit compile MODEL`), or pass a model_lib.",
-        reason,
-    )
-
-
-def draining() -> Trouble:
-    """The daemon is going away."""
-    return Trouble("draining", "The mlc-jitd daemon is stopping and starts no new compile.", "Ask again.")
-
-
-def cancelled() -> Trouble:
-    """Cancelled while queued."""
-    return Trouble("compile-cancelled", "The compile was cancelled before it started.", "Ask again to compile it.")
-
-
-def _remembered(trouble: Trouble, left: float) -> Trouble:
-    again = f"This failed a moment ago; it will be tried again in {max(left, 0.1):.1f} s, or at once with policy REDO."
-    return replace(trouble, remedy=f"{trouble.remedy} {again}".strip())
