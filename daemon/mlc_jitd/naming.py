@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REMEMBERED = 256
-"""Keys whose requests are remembered until their library is published."""
+REMEMBERED = 1024
+"""Keys of which it is known that their entry was seen to, and keys whose requests wait for their library."""
 
 TEXTS = 4
 """Different requests of one key: each device text and each way to write the overrides is another name for upstream."""
@@ -47,6 +47,7 @@ class Naming(Onlooker):
         self._counters = counters
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="naming")
         self._asked: OrderedDict[str, list[JitRequest]] = OrderedDict()
+        self._seen_to: OrderedDict[str, None] = OrderedDict()
 
     def start(self) -> None:
         """Look after what a crash may have left."""
@@ -59,32 +60,36 @@ class Naming(Onlooker):
     def looked_up(self, peer: Peer, request: JitRequest, found: LookUp) -> None:
         """See ``Onlooker``."""
         del peer
+        key = found.identity.key
         if found.identity.toolchain.name != "mlc_llm":
             return
-        key = found.identity.key
-        requests = self._asked.setdefault(key, [])
-        self._asked.move_to_end(key)
-        if len(self._asked) > REMEMBERED:
-            self._asked.popitem(last=False)
-        if len(requests) >= TEXTS or any(_same_name(request, each) for each in requests):
-            return
-        requests.append(request)
-        if isinstance(found.answer, Found):
-            self._later(request, found.identity, found.answer.entry)
+        if isinstance(found.answer, Found) and request.policy != "REDO":
+            if _first(self._seen_to, key):
+                self._later(request, found.identity, found.answer.entry, again=False)
+        elif request.policy != "READONLY":
+            requests = self._asked.setdefault(key, [])
+            if len(requests) < TEXTS and not any(_same_name(request, each) for each in requests):
+                requests.append(request)
+            if len(self._asked) > REMEMBERED:
+                self._asked.popitem(last=False)
 
     def published(self, identity: Identity, entry: Entry) -> None:
         """See ``Onlooker``."""
-        for request in self._asked.get(identity.key, ()):
+        _first(self._seen_to, identity.key)
+        for request in self._asked.pop(identity.key, ()):
             self._later(request, identity, entry)
 
-    def _later(self, request: JitRequest, identity: Identity, entry: Entry) -> None:
+    def _later(self, request: JitRequest, identity: Identity, entry: Entry, *, again: bool = True) -> None:
         try:
-            self._pool.submit(self._place, request, identity, entry)
+            self._pool.submit(self._place, request, identity, entry, again=again)
         except RuntimeError:  # closed, or no thread to be had
             self._counters["upstream_failed"] += 1
 
-    def _place(self, request: JitRequest, identity: Identity, entry: Entry) -> None:
+    def _place(self, request: JitRequest, identity: Identity, entry: Entry, *, again: bool) -> None:
+        """Do it; an entry that has a name already gets no other one for a hit: that could mean to import a compiler."""
         try:
+            if not again and self._upstream.files.named(entry.key):
+                return
             for placed in self._upstream.place(request, identity, entry).values():
                 self._counters[f"upstream_{placed.replace('-', '_')}"] += 1
         except (JitError, OSError) as error:
@@ -102,6 +107,16 @@ class Naming(Onlooker):
         else:
             if removed:
                 logger.info("removed copies under upstream's names of entries that are gone: %d bytes", removed)
+
+
+def _first(seen: OrderedDict[str, None], key: str) -> bool:
+    """Whether a key is met for the first time; now it has been."""
+    if key in seen:
+        return False
+    seen[key] = None
+    if len(seen) > REMEMBERED:
+        seen.popitem(last=False)
+    return True
 
 
 def _same_name(one: JitRequest, other: JitRequest) -> bool:

@@ -55,9 +55,31 @@ def test_a_published_library_is_also_under_the_names_that_upstream_looks_for(
         assert copy.read_bytes() == path.read_bytes()
         assert copy.stat().st_ino != path.stat().st_ino
         assert (copy.stat().st_mode & 0o777, copy.stat().st_nlink) == (0o644, 1)
-    jit(model, {}, "auto")
-    until(lambda: len(copies(place)) == 3, what="the name for `auto`")
     assert len(double.starts()) == 1
+
+
+def test_auto_is_what_it_stands_for(daemon: Daemon, double: Double, mlc_jit: Callable[..., Any]) -> None:
+    jit(double.model(), {}, "auto")
+    named(2)
+    found = names(mlc_jit, double.model(), "cpu:0")
+    assert found["cpu:0"]["holds"] == "entry"
+
+
+def test_a_hit_asks_no_compiler_for_a_name_when_the_entry_has_one(
+    start_daemon: Callable[..., Daemon], double: Double, place: Place
+) -> None:
+    first = start_daemon()
+    model = double.model()
+    jit(model, {}, "cpu")
+    named(2)
+    assert first.stop() == 0
+    for memory in (place.library / ".identity").glob("name-*.json"):
+        memory.unlink()
+    second = start_daemon()
+    jit(model, {}, "cpu")
+    assert second.stop() == 0  # after what was begun
+    assert list((place.library / ".identity").glob("name-*.json")) == []
+    assert len(copies(place)) == 2
 
 
 def test_a_fresh_daemon_gives_an_old_entry_the_name_that_it_lacks(

@@ -16,13 +16,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import logging
 import os
 import re
-import shutil
 import stat
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -32,6 +29,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from mlc_jitd.store.access import distrust
+from mlc_jitd.store.copying import copied
 from mlc_jitd.store.files import DamagedError, ForeignError, read, write_durably
 from mlc_jitd.store.layout import SUFFIXES
 from mlc_jitd.store.staging import free_bytes
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-MODE = 0o644
 RESERVE_BYTES = 320 << 20
 """Left free: what a build is promised (256 MiB) and what builds leave."""
 
@@ -55,7 +52,6 @@ MAX_RECORD_BYTES = 64 << 10
 
 _NAME = re.compile(rf"([0-9a-f]{{32}})\.({'|'.join(sorted(SUFFIXES))})", re.ASCII)
 _RECORD = re.compile(r"([0-9a-f]{32})\.json", re.ASCII)
-_FICLONE = 0x40049409
 
 Mark = tuple[int, int, int]
 """(inode, size, mtime_ns) of a file that we wrote. A link changes the ctime, and a reboot may change the device."""
@@ -146,6 +142,14 @@ class UpstreamNames:
         found = (self._record(md5) for md5 in self._records())
         return [copy for copy in found if copy is not None and self._mark(copy.name) in copy.made]
 
+    def named(self, key: str) -> bool:
+        """Whether an entry has any copy."""
+        with self._mutex:
+            try:
+                return bool(self._of_key(key))
+            except OSError:
+                return False
+
     def remove(self, key: str) -> int:
         """Remove the copies of an entry that is being collected; files that are not ours any more stay.
 
@@ -223,7 +227,7 @@ class UpstreamNames:
         draft = self._folder / ".copy"
         draft.unlink(missing_ok=True)  # never written into: after a crash it may be the library's second name
         try:
-            made = _copy(self._library / manifest.artifact, draft, manifest.sha256)
+            made = _mark(copied(self._library / manifest.artifact, draft, manifest.sha256))
             record = Copy(
                 md5=md5,
                 suffix=suffix,
@@ -302,12 +306,14 @@ class UpstreamNames:
 
     def _of_key(self, key: str) -> list[str]:
         """The names of an entry's copies. Everybody who changes the folder holds the lock, so its time tells all."""
-        if self._changed() != self._seen:
+        changed = self._changed()
+        if changed != self._seen:
             self._by_key = {}
             for md5 in self._records():
                 copy = self._record(md5)
                 if copy is not None:
                     self._by_key.setdefault(copy.key, set()).add(md5)
+            self._seen = changed
         return sorted(self._by_key.get(key, ()))
 
     def _changed(self) -> int:
@@ -366,34 +372,3 @@ def _doubt(status: os.stat_result, path: Path) -> tuple[str, str]:
     if not status.st_size:
         return f"{path} is empty", f"Remove it: rm {path}"
     return distrust(status, path) or ("", "")
-
-
-def _copy(source: Path, target: Path, sha256: str) -> Mark:
-    """A new file with an artifact's content: shared blocks where the file system can, else copied; on the disk.
-
-    Raises:
-        OSError: It can't be made, or the artifact is not what its manifest says.
-    """
-    with source.open("rb") as origin, target.open("xb") as copy:
-        if not _cloned(copy.fileno(), origin.fileno()):
-            shutil.copyfileobj(origin, copy, 1 << 20)
-        copy.flush()
-        os.fchmod(copy.fileno(), MODE)
-        os.fsync(copy.fileno())
-        mark = _mark(os.fstat(copy.fileno()))
-    with target.open("rb") as copy:
-        if hashlib.file_digest(copy, "sha256").hexdigest() != sha256:
-            raise OSError(errno.EIO, "the copy does not have the artifact's content", str(source))
-    return mark
-
-
-def _cloned(target: int, source: int) -> bool:
-    if not sys.platform.startswith("linux"):
-        return False
-    import fcntl  # noqa: PLC0415
-
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError:
-        return False
-    return True
