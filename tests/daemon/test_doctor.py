@@ -172,7 +172,7 @@ def test_a_runtime_folder_that_is_not_there_yet(place: Place) -> None:
 
 def test_leftovers_are_counted(place: Place) -> None:
     assert only(places.leftovers).found == "none"
-    (place.library / ".staging" / "abc").mkdir(parents=True)
+    (place.library / ".staging" / ("ab" * 8)).mkdir(parents=True)
     (place.library / ".quarantine" / "x").mkdir(parents=True)
     (place.library / f"{'ab' * 32}-{'0' * 16}.so").touch()
     assert only(places.leftovers).facts == {"staging": 1, "orphans": 1, "quarantined": 1}

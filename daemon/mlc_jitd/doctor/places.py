@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-import tempfile
 from typing import TYPE_CHECKING
 
 from mlc_jitd.doctor.finding import Finding, problem, size
 from mlc_jitd.store.access import distrust
-from mlc_jitd.store.filesystem import VOLATILE, file_system, is_network
+from mlc_jitd.store.filesystem import VOLATILE, can_not_execute, file_system, is_network, why_no_locks
 from mlc_jitd.store.layout import Layout, key_of_artifact
 from mlc_jitd.store.staging import abandoned
 from mlc_jitd.work import STAGING_BYTES
@@ -61,6 +59,16 @@ def home(patient: Patient) -> Iterator[Finding]:
             facts=facts,
         )
         return
+    if can_not_execute(folder):
+        yield Finding(
+            check="home",
+            level="problem",
+            found=f"{layout.home} is mounted noexec",
+            follows="libraries are compiled and found there, and no process can load them",
+            remedy="Mount it without noexec, or set MLC_LLM_HOME to a folder on another file system.",
+            facts=facts,
+        )
+        return
     follows, remedy = "", ""
     if is_network(kind):
         follows = "locks are as good as the file system's flock; artifacts load over the network"
@@ -79,20 +87,11 @@ def locking(patient: Patient) -> Iterator[Finding]:
     """Whether two who lock one file exclude each other: one compile per key rests on that."""
     if patient.places is None or not os.access(patient.places.home, os.W_OK | os.X_OK):
         return
-    with tempfile.NamedTemporaryFile(dir=patient.places.home, prefix=".mlc-jitd-doctor-") as file:
-        other = os.open(file.name, os.O_RDWR)
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            try:
-                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield Finding(check="locking", level="ok", found="locks in the home exclude each other")
-            else:
-                yield _no_locks("two held one lock at a time")
-        except OSError as error:
-            yield _no_locks(f"locking failed: {error.strerror}")
-        finally:
-            os.close(other)
+    why = why_no_locks(patient.places.home)
+    if why:
+        yield _no_locks(why)
+    else:
+        yield Finding(check="locking", level="ok", found="locks in the home exclude each other")
 
 
 def _no_locks(why: str) -> Finding:

@@ -1,7 +1,10 @@
-"""On what kind of file system a folder lies, from the kernel's mount table. Nothing is written."""
+"""On what kind of file system a folder lies, and what that can't do: lock, execute."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
 from pathlib import Path
 
 NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "fuse", "glusterfs", "gpfs", "lustre", "nfs", "smb")
@@ -9,6 +12,36 @@ NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "fuse", "glusterfs", "gpfs", "
 
 VOLATILE = ("tmpfs", "ramfs")
 """Those that are gone after a restart of the host."""
+
+
+def why_no_locks(folder: Path) -> str:
+    """Why two who lock one file in a folder would not exclude each other; empty where they do.
+
+    Raises:
+        OSError: A file can't be made there.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".mlc-jitd-lock-") as file:
+        other = os.open(file.name, os.O_RDWR)
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(other)
+            return f"locking failed: {error.strerror}"
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return ""
+        finally:
+            os.close(other)
+    return "two held one lock at a time"
+
+
+def can_not_execute(path: Path) -> bool:
+    """Whether the file system is mounted so that no library on it can be loaded (``noexec``)."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
+    except OSError:
+        return False
 
 
 def is_network(kind: str) -> bool:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from mlc_jit.errors import StoreError, StoreUnwritableError
 from mlc_jitd.store.access import distrust
-from mlc_jitd.store.trouble import store_error, translated
+from mlc_jitd.store.filesystem import can_not_execute, file_system, is_network, why_no_locks
+from mlc_jitd.store.trouble import NO_LOCKS_REMEDY, store_error, translated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,31 @@ def refuse_unsafe(layout: Layout) -> tuple[str, ...]:
         return ()
     doubt = distrust(status, layout.home)
     return (f"{doubt[0]}, so others could swap the cache in it. {doubt[1]}",) if doubt else ()
+
+
+def odd_file_system(layout: Layout) -> str:
+    """What to know of the file system that the home lies on, for people; its folders are there and can be written."""
+    kind = file_system(layout.library)
+    if can_not_execute(layout.library):
+        return (
+            f"{layout.home} is mounted noexec: no process can load a library from it. Mount it without noexec, or set "
+            "MLC_LLM_HOME to a folder on another file system."
+        )
+    if not is_network(kind):
+        return ""
+    try:
+        why = why_no_locks(layout.locks)
+    except OSError as error:
+        why = str(error)
+    if why:
+        return (
+            f"{layout.home} is on {kind}, and its locks do not work ({why}): one configuration may be compiled twice "
+            f"at a time. {NO_LOCKS_REMEDY}"
+        )
+    return (
+        f"{layout.home} is on {kind}: key locks work there, so one host at a time compiles a configuration; libraries "
+        "load over the network. The socket, the daemon's lock and the leases are in the runtime folder, on this host."
+    )
 
 
 def make_folders(layout: Layout) -> StoreError | None:

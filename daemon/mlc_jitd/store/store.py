@@ -22,7 +22,7 @@ from mlc_jitd.store.finding import Finder
 from mlc_jitd.store.layout import Layout, check_key, key_of_artifact, key_of_manifest
 from mlc_jitd.store.locks import KeyLock, KeyLocks
 from mlc_jitd.store.manifest import Manifest, ManifestInvalidError, ManifestNewerError
-from mlc_jitd.store.prepare import make_folders, refuse_unsafe
+from mlc_jitd.store.prepare import make_folders, odd_file_system, refuse_unsafe
 from mlc_jitd.store.publish import publish
 from mlc_jitd.store.staging import Staging, free_bytes
 from mlc_jitd.store.sweep import GRACE_SECONDS, SweepReport, sweep
@@ -99,7 +99,7 @@ class Store:
         self._refusal = make_folders(self.layout)
         if self._refusal is not None:
             return SweepReport(writable=False, warnings=(*warnings, self._refusal.message))
-        warnings = refuse_unsafe(self.layout)
+        warnings = (*refuse_unsafe(self.layout), *filter(None, [odd_file_system(self.layout)]))
         with translated("remove leftovers", self.layout.library):
             report = sweep(
                 self.layout,

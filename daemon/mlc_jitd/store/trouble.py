@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+
+NO_LOCKS_REMEDY = "Set MLC_LLM_HOME to a folder on a local disk, and add this one to MLC_JITD_LAYERS to read it."
 
 _MIB = 1 << 20
 
@@ -30,12 +33,15 @@ def translated(what: str, path: Path, *, key: str = "") -> Iterator[None]:
     Raises:
         StoreFullError: ENOSPC, EDQUOT.
         StoreUnwritableError: EROFS, EACCES, EPERM.
-        StoreError: Any other ``OSError``.
+        StoreError: Any other ``OSError``; ``reason`` is ``no-locks`` where the file system can't lock.
     """
     try:
         yield
     except OSError as error:
         raise store_error(error, what, path, key=key) from error
+    except NotImplementedError as error:  # so filelock says ENOSYS
+        missing = OSError(errno.ENOSYS, "this file system has no flock")
+        raise store_error(missing, what, path, key=key) from error
 
 
 def store_error(error: OSError, what: str, path: Path, *, key: str = "") -> StoreError:
@@ -48,6 +54,8 @@ def store_error(error: OSError, what: str, path: Path, *, key: str = "") -> Stor
         return StoreUnwritableError(message, remedy=_elsewhere("mounted read-only"), reason="read-only", key=key)
     if error.errno in UNWRITABLE:
         return StoreUnwritableError(message, remedy=_elsewhere("not writable for you"), reason="denied", key=key)
+    if error.errno in NO_LOCKS:
+        return StoreError(message, remedy=NO_LOCKS_REMEDY, reason="no-locks", key=key)
     return StoreError(message, reason=errno.errorcode.get(error.errno or 0, "unknown").lower(), key=key)
 
 
