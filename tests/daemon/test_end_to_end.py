@@ -154,7 +154,7 @@ REAL = {
 
 
 @pytest.mark.tvm
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(120)  # 10 s on two idle cores
 def test_a_real_compile_for_a_caller_with_a_tvm_device(daemon: Daemon, place: Place, client: Clients) -> None:
     tvm = pytest.importorskip("tvm")
     model = place.folder("llama")

@@ -27,7 +27,7 @@ def test_memory_is_bounded_by_the_host_and_the_second_try_by_its_grant(
 ) -> None:
     orders = []
     work = SimpleNamespace(build=lambda order, *_: orders.append(order))
-    request = SimpleNamespace(model_path="m", device="cpu")
+    request = SimpleNamespace(model_path="m", device="cpu", acceleration="on")
     asking = SimpleNamespace(request=request, asked_at=0.0)
     state = JobState(SimpleNamespace(), asking, 0.0, SimpleNamespace(), SimpleNamespace(), retried=retried)
     grant = Grant(job="k", cores=2, memory=granted)

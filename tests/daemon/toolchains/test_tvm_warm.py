@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.tvm,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(120),
     pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are no warm compilers"),
 ]
 
