@@ -1,6 +1,6 @@
 """A compile in a warm compiler beside the same compile as a plain subprocess, and beside upstream's command line.
 
-    python benchmarks/warm.py [--runs 3] [--allocator] [--json]
+    python benchmarks/warm.py [--runs 3] [--allocator] [--endure 0] [--json]
         [--python PYTHON [--pythonpath PATH] [--pass NAME] [--model FOLDER]]
 
 Alternating in one run, medians. The embedded toolchain is always measured; `mlc_llm` where `--python` names an
@@ -12,6 +12,9 @@ interpreter that has it. Rows:
     warm          forked from a process that has imported the compiler, target explicit, allocator settings
     warm-libc     the same with the C library's own allocator settings
     import        only starting an interpreter that imports the compiler
+
+`--endure 200` compiles that often in a row through one warm compiler of the embedded toolchain, and tells what its
+process holds at the tenth compile and at the last.
 
 `wall` is what a client waits; `cpu` is what the process tree used, which other work on the machine disturbs less.
 """
@@ -30,6 +33,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from hit import TINY
@@ -46,6 +51,9 @@ if TYPE_CHECKING:
 
 Row = tuple[float, float, int]
 
+WARMED_UP = 10
+SMALL = {**TINY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "vocab_size": 64}
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,10 +63,13 @@ def main() -> int:
     parser.add_argument("--pass", dest="passed", action="append", default=[], help="a variable to pass to it")
     parser.add_argument("--model", type=Path, help="a folder with mlc-chat-config.json for mlc_llm")
     parser.add_argument("--allocator", action="store_true", help="measure the -libc rows too")
+    parser.add_argument("--endure", type=int, default=0, metavar="N", help="compile N times in a row first")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
 
     with tempfile.TemporaryDirectory(prefix="mlc-jitd-bench-") as folder:
+        if given.endure:
+            Bench(Path(folder), sys.executable, json.dumps(SMALL).encode(), {}).endure(given.endure)
         found = {
             "tvm": Bench(Path(folder), sys.executable, json.dumps(TINY).encode(), {}).measure(
                 given.runs, allocator=given.allocator
@@ -126,6 +137,26 @@ class Bench:
             }
             for name, each in rows.items()
         }
+
+    def endure(self, times: int) -> None:
+        """Compile that often in one warm compiler; say how its process grew from the tenth time on."""
+        before = (0, 0, 0)
+        for number in range(1, times + 1):
+            self.ours(warm=True)
+            (worker,) = self.pool.workers()
+            process = psutil.Process(worker.pid)
+            memory = process.memory_full_info()
+            now = (memory.rss, memory.uss, process.num_fds())
+            if number == min(WARMED_UP, times):
+                before = now
+        self.pool.close()
+        per = 100 / max(1, times - WARMED_UP)
+        rss, uss, files = (after - once for after, once in zip(now, before, strict=True))
+        print(
+            f"{times} compiles in one warm compiler: resident {now[0] / 2**20:.1f} MiB, {rss * per / 2**20:+.2f} MiB "
+            f"per 100 compiles (its own pages {uss * per / 2**20:+.2f}), {now[2]} descriptors ({files:+d}); "
+            f"{self.pool.counts}"
+        )
 
     def ours(self, *, warm: bool, libc: bool = False) -> Row:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
