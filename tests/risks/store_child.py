@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from mlc_jitd.store import About, Found, Store, ToolchainRecord
+from mlc_jitd.store import About, Collector, Found, Leases, Store, ToolchainRecord, Uses
+from mlc_jitd.store.collection import Rules
 
 KEY = "ab" * 32
 OLD, NEW = b"old library " * 5000, b"new library, longer " * 9000
@@ -88,6 +89,8 @@ def crash_everywhere(home: Path, scenario: str) -> list[dict[str, object]]:
             store.open()
             if scenario == "quarantine":
                 store.find(KEY)
+            elif scenario.startswith("collect"):
+                collect(store, handed=scenario == "collect-handed")
             else:
                 publish(store, OLD if scenario in {"identical", "over-damage"} else NEW)
             os._exit(0)
@@ -107,10 +110,36 @@ def prepare(home: Path, scenario: str) -> None:
         return
     store.open()
     path = Path(publish(store, OLD))
+    if scenario.startswith("collect"):
+        uses = Uses(store.layout.used)
+        uses.flush([KEY])
+        os.utime(store.layout.used / KEY, (1, 1))
+    if scenario == "collect-older":
+        publish(store, NEW)
     if scenario in {"quarantine", "over-damage"}:
         damage(path)
     if scenario == "over-damage":
         store.layout.manifest(KEY).unlink()
+
+
+def collect(store: Store, *, handed: bool) -> None:
+    """A collection two hours later that takes what it may; `handed`: a process gets the entry in its middle."""
+    leases = Leases(store.layout.home / "leases")
+    collector = Collector(store, leases, Uses(store.layout.used), clock=lambda: time.time() + 7200)
+    if handed:
+        look = leases.held
+
+        def held() -> dict[str, object]:
+            if store.layout.gone(KEY).exists():
+                leases.grant(b"one", os.getppid(), next(store.layout.library.glob(f"{KEY}-*")).name)
+            return look()
+
+        leases.held = held
+    collector.collect(Rules(max_size=None if store.layout.manifest(KEY).exists() and older(store) else 0))
+
+
+def older(store: Store) -> bool:
+    return len(list(store.layout.library.glob(f"{KEY}-*"))) > 1
 
 
 def damage(path: Path) -> None:
@@ -126,14 +155,24 @@ def look(home: Path) -> dict[str, object]:
     reader = Store(home)
     reader.open(writable=False)
     seen = content(reader)
+    artifacts = len(list(reader.layout.library.glob(f"{KEY}-*")))
     # A start two hours later, when the grace is over.
     later = Store(home, clock=lambda: time.time() + 7200)
     later.open()
     after = content(later)
     staging = len(list(later.layout.staging.iterdir()))
     orphans = [p.name for p in later.layout.library.glob(f"{KEY}-*") if not later.layout.manifest(KEY).exists()]
+    away = [path.name for path in later.layout.library.glob(".*.gone")]
     publish(later, b"the next one")
-    return {"seen": seen, "after": after, "staging": staging, "orphans": orphans, "next": content(later)}
+    return {
+        "seen": seen,
+        "artifacts": artifacts,
+        "away": away,
+        "after": after,
+        "staging": staging,
+        "orphans": orphans,
+        "next": content(later),
+    }
 
 
 def content(store: Store) -> str:

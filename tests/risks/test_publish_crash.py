@@ -1,4 +1,4 @@
-"""Risk: the process ends at any step of a publish or a quarantine."""
+"""Risk: the process ends at any step of a publish, a quarantine or a collection."""
 
 from __future__ import annotations
 
@@ -36,6 +36,29 @@ def test_every_step_leaves_a_whole_entry_or_none(tmp_path: Path, scenario: str, 
     assert [step["orphans"] for step in steps if step["orphans"]] == []
     events = {step["event"] for step in steps}
     assert {"os.rename", "os.mkdir", "os.fsync", "open"} <= events
+
+
+@pytest.mark.parametrize(
+    ("scenario", "last"),
+    [("collect", "absent"), ("collect-older", "new"), ("collect-handed", "old")],
+)
+def test_every_step_of_a_collection_leaves_whole_entries(tmp_path: Path, scenario: str, last: str) -> None:
+    run = subprocess.run(
+        [sys.executable, CHILD, "crash", tmp_path / "home", scenario],
+        check=True, capture_output=True, text=True, timeout=18,
+    )  # fmt: skip
+    steps = json.loads(run.stdout)
+    assert [step["status"] for step in steps] == [42] * (len(steps) - 1) + [0]
+    before = "new" if scenario == "collect-older" else "old"
+    assert {step["seen"] for step in steps} <= {before, "absent"}
+    # While the artifact is there, a crash loses nothing: the entry comes back.
+    assert [step["after"] for step in steps] == [before if step["artifacts"] else "absent" for step in steps]
+    assert steps[-1]["seen"] == steps[-1]["after"] == last
+    assert {step["next"] for step in steps} == {"next"}
+    assert [step["away"] for step in steps if step["away"]] == []
+    assert [step["orphans"] for step in steps if step["orphans"]] == []
+    assert {"os.rename" if scenario == "collect-handed" else "os.remove", "open"} <= {each["event"] for each in steps}
+    assert ("absent" in {step["seen"] for step in steps}) is (scenario != "collect-older")
 
 
 def test_the_switch_happens_at_one_step(tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ class Home:
         done = self.collector.collect(rules, **given)
         return [each.candidate.key for each in done.plan.removals if each.candidate.artifact in done.removed]
 
+    def stamps(self) -> list[Any]:
+        paths = sorted(self.store.layout.library.rglob("*"))
+        return [(path, about.st_ino, about.st_size, about.st_ctime_ns) for path in paths if (about := path.lstat())]
+
     def names(self) -> set[str]:
         return {path.name for path in self.store.layout.library.iterdir() if not path.name.startswith(".")}
 
@@ -75,9 +79,9 @@ def test_an_entry_goes_whole(here: Home, publish: Publish):
 def test_a_dry_run_changes_nothing_and_says_the_same(here: Home, publish: Publish):
     for number in range(3):
         publish(here.store, key=key(number))
-    before = sorted((path, path.lstat()) for path in here.store.layout.library.rglob("*"))
+    before = here.stamps()
     dry = here.collector.collect(Rules(max_size=7), dry=True)
-    assert sorted((path, path.lstat()) for path in here.store.layout.library.rglob("*")) == before
+    assert here.stamps() == before
     wet = here.collector.collect(Rules(max_size=7))
     assert dry.removed == wet.removed
     assert (dry.freed, wet.freed) == (14, 14)
