@@ -44,6 +44,9 @@ FIRST_SECONDS = 30.0
 BREATH_SECONDS = 0.002
 NICE = 10
 
+UNMET_SECONDS = 60.0
+"""How soon it is tried again when what was left was in use, pinned or young."""
+
 LOGGED = 20
 """Removals of one collection that the log names one by one."""
 
@@ -77,6 +80,7 @@ class Housekeeper(Onlooker):
         self._collecting = threading.Lock()
         self._wake = threading.Event()
         self._asked = False
+        self._unmet = False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
 
@@ -109,8 +113,11 @@ class Housekeeper(Onlooker):
 
     def reap(self) -> None:
         """End the leases of processes that have ended. Quick: the server's thread calls it every second."""
-        for key in _keys(self._lending.leases.reap()):
+        ended = _keys(self._lending.leases.reap())
+        for key in ended:
             self._lending.uses.note(key)
+        if ended and self._unmet:
+            self.nudge()
 
     def make_room(self, need: int) -> bool:
         """Collect until so many bytes are free, for a compile that waits for it; whether anything went."""
@@ -144,7 +151,7 @@ class Housekeeper(Onlooker):
             self._flush: (now + FLUSH_SECONDS, lambda: FLUSH_SECONDS),
             self._renew: (now + RENEW_SECONDS, lambda: RENEW_SECONDS),
             self._recall: (now + RECALLED_SECONDS, lambda: RECALLED_SECONDS),
-            self._collect: (now + FIRST_SECONDS, lambda: self._settings.collect_seconds),
+            self._collect: (now + FIRST_SECONDS, self._every),
         }
         while not self._ending.is_set():
             self._wake.wait(max(0.0, min(due for due, _ in chores.values()) - time.monotonic()))
@@ -159,6 +166,11 @@ class Housekeeper(Onlooker):
                 except Exception:
                     logger.exception("a chore failed")
                 chores[chore] = (time.monotonic() + (every() or RECALLED_SECONDS), every)
+
+    def _every(self) -> float:
+        """Sooner while the bounds don't hold: a grace ends, say."""
+        every = self._settings.collect_seconds
+        return min(every, UNMET_SECONDS) if self._unmet else every
 
     def _flush(self) -> None:
         self._lending.uses.flush()
@@ -188,7 +200,8 @@ class Housekeeper(Onlooker):
             except JitError as error:
                 logger.warning("the cache can't be kept within its bounds: %s", error.message)
                 return
-        tell(done)
+        unmet, self._unmet = self._unmet, bool(done.plan.over or done.plan.short)
+        tell(done, again=unmet)
 
 
 def make_room(collector: Collector, asks: Asks, settings: Settings, need: int) -> bool:
@@ -207,14 +220,14 @@ def make_room(collector: Collector, asks: Asks, settings: Settings, need: int) -
     return bool(done.removed)
 
 
-def tell(done: Collection) -> None:
-    """Say in the log what a collection did, if it did anything or should have."""
+def tell(done: Collection, *, again: bool = False) -> None:
+    """Say in the log what a collection did, if it did anything or should have; ``again``: the latter is known."""
     gone = [each for each in done.plan.removals if each.candidate.artifact in done.removed]
     if gone:
         logger.info("collected %d, %s, in %s", len(gone), size(done.freed), duration(done.seconds))
     for each in gone[:LOGGED]:
         logger.info("removed %s: %s", each.candidate.artifact[:12], explain(each, done.rules, done.facts))
-    if done.plan.over or done.plan.short:
+    if (done.plan.over or done.plan.short) and not again:
         why = f"{size(done.plan.over)} over its size" if done.plan.over else f"{size(done.plan.short)} short of room"
         logger.warning("the cache stays %s: all that is left is in use, pinned or young", why)
 
