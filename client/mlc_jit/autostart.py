@@ -162,7 +162,7 @@ def _user_runtime() -> Path:
 
 
 def _command(places: Locations) -> list[str]:
-    return [sys.executable, "-P", "-m", "mlc_jitd", "run", "--log-file", os.fspath(places.log)]
+    return [sys.executable, "-P", "-m", "mlc_jitd", "run", "--on-demand", "--log-file", os.fspath(places.log)]
 
 
 def _environment(places: Locations) -> dict[str, str]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import zmq
 
 from mlc_jit import messages as m
+from mlc_jit._version import __version__
 from mlc_jit.errors import DaemonUnavailableError, ProtocolError, RequestError
-from mlc_jit.reach import Reach, reach
+from mlc_jit.reach import Reach, reach, served
 from mlc_jit.vigil import FIRST_PROBE_SECONDS, Vigil
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Channel:
         self._patience = int(FIRST_PROBE_SECONDS * 1000) + 1
         self._socket.setsockopt(zmq.RCVTIMEO, self._patience)
         self._socket.connect(f"ipc://{path}")
-        self._hello = m.encode(m.Hello(protocol=m.PROTOCOL, features=m.FEATURES))
+        self._hello = m.encode(m.Hello(protocol=m.PROTOCOL, version=__version__, features=m.FEATURES))
 
     def next_id(self) -> int:
         """An id that no other request on this connection has; see ``next_id``."""
@@ -185,8 +186,10 @@ def heard(frame: bytes, *, strict: bool = False) -> m.Message | None:
         raise message.error()
     if type(message) is m.Welcome and message.protocol != m.PROTOCOL:
         raise ProtocolError(
-            f"The daemon speaks protocol {message.protocol}, this client {m.PROTOCOL}.",
-            remedy="Restart the daemon after an upgrade: `mlc-jit stop`.",
+            f"The daemon (version {message.version or 'unknown'}) speaks protocol {message.protocol}, "
+            f"this client ({__version__}) protocol {m.PROTOCOL}.",
+            remedy="Use one version of mlc-jitd for all; `mlc-jit stop` ends the daemon, and the next request starts "
+            "its own.",
         )
     return message
 
@@ -205,7 +208,7 @@ def query(
         DaemonUnavailableError: None is running (``reason`` ``down``), or it is gone or silent.
         JitError: What the daemon answered.
     """
-    if reach(path) == "down":
+    if not served(path) or reach(path) == "down":
         raise DaemonUnavailableError(
             f"No mlc-jitd daemon is running for this cache home (nobody listens at {path}).",
             remedy="`mlc-jit compile` or a call of jit() starts one; so does `mlc-jitd run`.",

@@ -18,6 +18,31 @@ if TYPE_CHECKING:
 Reach = Literal["up", "down"]
 
 
+def served(path: Path) -> bool:
+    """Whether a daemon holds the lock beside the socket; to connect would have a service manager start one.
+
+    True where that can't be told: the lock of a socket that was named on purpose lies elsewhere.
+    """
+    if os.environ.get("MLC_JITD_SOCKET"):
+        return True
+    import fcntl  # noqa: PLC0415 - not for a hit
+
+    try:
+        fd = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
 def reach(path: Path) -> Reach:
     """Whether a daemon of this user listens at the path.
 

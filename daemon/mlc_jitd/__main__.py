@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import faulthandler
 import functools
 import logging
 import logging.handlers
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = verbs.add_parser("run", help="serve this user's cache home until stopped")
     run.add_argument("--log-file", help="log to this file instead of standard error")
     run.add_argument("--detach", action="store_true", help="go to the background at once")
+    run.add_argument("--on-demand", action="store_true", help="end when idle for long: whoever needs it starts it")
     run.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     _add_settings(run)
     verbs.add_parser("once", help="answer one request from standard input without a daemon (for the client library)")
@@ -96,6 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from mlc_jitd import app  # noqa: PLC0415 - `--help` needs no daemon
 
     _log_to(arguments.log_file, level=logging.INFO)
+    faulthandler.enable()  # where it hung, when a watchdog ends it
 
     def say(word: str) -> None:
         """Tell the starter, once, how it went."""
@@ -106,7 +109,12 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.ready_fd = None
 
     try:
-        app.run(ready=lambda: say("ready"), log_path=arguments.log_file or "", flags=_flags(arguments))
+        app.run(
+            ready=lambda: say("ready"),
+            log_path=arguments.log_file or "",
+            flags=_flags(arguments),
+            on_demand=arguments.on_demand,
+        )
     except JitError as error:
         places = None
         with contextlib.suppress(JitError):

@@ -17,20 +17,22 @@ from mlc_jit import messages as m
 from mlc_jit._version import __version__
 from mlc_jit.locations import Locations, locate
 from mlc_jit.messages import Heartbeat
-from mlc_jitd import notify
+from mlc_jitd import activation
 from mlc_jitd.acceleration import Acceleration
 from mlc_jitd.asks import Asks
 from mlc_jitd.broker import Broker
 from mlc_jitd.build import JobGroups, WarmCompilers, end_leftovers_soon, owner_of
 from mlc_jitd.config import Settings, gather
 from mlc_jitd.deaths import Deaths
-from mlc_jitd.door import Door
+from mlc_jitd.door import PEEK_SECONDS, Door
 from mlc_jitd.engine import Engine
 from mlc_jitd.explaining import Explaining
 from mlc_jitd.gauge import Gauge
 from mlc_jitd.housekeeper import Housekeeper
 from mlc_jitd.identity import Identifier
+from mlc_jitd.idle import Idle
 from mlc_jitd.lending import Lending
+from mlc_jitd.life import Life
 from mlc_jitd.likeness import Likeness
 from mlc_jitd.naming import Naming
 from mlc_jitd.reload import Reload
@@ -39,6 +41,7 @@ from mlc_jitd.schedule.capacity.cgroups import Groups
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.schedule.queue import Queue
 from mlc_jitd.server import Server
+from mlc_jitd.service import Service
 from mlc_jitd.store import Collector, KernelStore, LayeredStore, Leases, Store, Uses, layers_of
 from mlc_jitd.toolchains import toolchain
 from mlc_jitd.watch import Watcher
@@ -53,7 +56,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DOOR_CHECK_SECONDS = 2.0
+TAKEOVER_SECONDS = 60.0
+"""How long a daemon that the service manager started waits for one that a client started before."""
+
 ROOT = Path("/")
 
 
@@ -98,7 +103,11 @@ def _acceleration(store: Store, settings: Settings) -> Acceleration | None:
 
 
 def run(
-    *, ready: Callable[[], None] = lambda: None, log_path: str = "", flags: Mapping[str, str] | None = None
+    *,
+    ready: Callable[[], None] = lambda: None,
+    log_path: str = "",
+    flags: Mapping[str, str] | None = None,
+    on_demand: bool = False,
 ) -> None:
     """Serve until drained. SIGTERM drains; SIGINT, or a second SIGTERM, also ends running compiles.
 
@@ -106,14 +115,16 @@ def run(
         ready: Called when the socket is served.
         log_path: Where this process logs to, if that is a file.
         flags: Settings of the command line, which beat all others.
+        on_demand: Whoever needs a daemon starts one, so this one may end when it has been idle for long.
 
     Raises:
         JitError: The daemon could not start; another one may be running.
     """
     settings = Settings.load(flags=flags, strict=False)
     places = locate()
-    door = Door(places)
-    door.lock()
+    door, service, passed = Door(places), Service(places.home), activation.take()
+    # Who runs already sees that its socket's path was taken, and makes way.
+    door.lock(patience=TAKEOVER_SECONDS if passed else PEEK_SECONDS, waiting=service.waiting)
     try:
         gauge = Gauge(capacity.read)
         groups = _groups(settings)
@@ -141,28 +152,29 @@ def run(
         engine.cache_report = keeper.report
         engine.onlookers.append(keeper)
         watcher = _watcher(engine, work, asks)
+        idle = Idle(on_demand, settings.idle_seconds)
+        life = Life(engine, door, service, idle, lambda: server.counters["messages"])
         server = Server(
-            door.bind(),
+            door.adopt(passed) if passed else door.bind(),
             engine.handle,
             gone=engine.gone,
-            tick=_each(_door_check(door, engine), keeper.reap),
+            tick=_each(life.tick, keeper.reap),
             away=leases.disconnected,
         )
-        engine.retire = door.retire
         explaining = Explaining(work, engine.reply)
         engine.verbs[m.Explain] = explaining.asked
         naming = _naming(engine, work, settings)
+        engine.retire = life.retire
         try:
-            reload = Reload(settings, partial(gather, flags=flags), _takers(engine, broker, queue, work, keeper))
+            reload = Reload(settings, partial(gather, flags=flags), _takers(engine, broker, queue, work, keeper=keeper, idle=idle))
             _signals(engine, reload)
             server.start()
             watcher.start()
             logger.info("mlc-jitd %s serves %s at %s", __version__, places.home, places.socket)
             keeper.start()
             ready()
-            notify.send(f"READY=1\nSTATUS=serving {places.home}")
+            service.ready()
             engine.serve(server)
-            notify.send("STOPPING=1")
         finally:
             watcher.close()
             naming.close()
@@ -242,21 +254,6 @@ def _watcher(engine: Engine, work: Work, asks: Asks) -> Watcher:
     return watcher
 
 
-def _door_check(door: Door, engine: Engine) -> Callable[[], None]:
-    last = time.monotonic()
-
-    def check() -> None:
-        nonlocal last
-        if time.monotonic() - last < DOOR_CHECK_SECONDS:
-            return
-        last = time.monotonic()
-        if not door.still_ours():
-            logger.warning("%s no longer leads here; draining", door.places.socket)
-            engine.drain()
-
-    return check
-
-
 def _each(*ticks: Callable[[], None]) -> Callable[[], None]:
     def tick() -> None:
         for each in ticks:
@@ -266,7 +263,7 @@ def _each(*ticks: Callable[[], None]) -> Callable[[], None]:
 
 
 def _takers(
-    engine: Engine, broker: Broker, queue: Queue, work: Work, keeper: Housekeeper
+    engine: Engine, broker: Broker, queue: Queue, work: Work, keeper: Housekeeper, idle: Idle
 ) -> dict[str, Callable[[Settings], None]]:
     """How each live setting takes effect."""
 
@@ -280,6 +277,9 @@ def _takers(
         engine.drain_seconds = settings.drain_seconds
         broker.backoff = settings.backoff_seconds
 
+    def rest(settings: Settings) -> None:
+        idle.seconds = settings.idle_seconds
+
     def bounds(settings: Settings) -> None:
         keeper.take(settings)
 
@@ -291,6 +291,7 @@ def _takers(
         "silence_seconds": limits,
         "drain_seconds": patience,
         "backoff_seconds": patience,
+        "idle_seconds": rest,
         "max_size": bounds,
         "min_free": bounds,
         "max_age_days": bounds,

@@ -120,6 +120,12 @@ class Settings:
         kind=values.words({"off": "0", "on": "1"}, values.number(int, 0)),
         page="explain.md#upstreams-own-name",
     )
+    idle_seconds: float = _setting(
+        14_400.0,
+        "how long a daemon that a client or the service manager started on demand stays with nothing to do; 0 for ever",
+        live=True,
+        page="services.md",
+    )
     cgroup: str = _setting(
         "auto",
         "control groups for compiles: `auto` where one is delegated, `own` if whoever started the daemon delegated its "

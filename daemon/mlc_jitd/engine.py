@@ -141,6 +141,9 @@ class Engine:
         self._remembered_hits = 0  # counted in the server's thread, all else in this one
         self._inner: dict[bytes, Callable[[m.Message], None]] = {}
         self._inner_ids = itertools.count()
+        self._over = False
+        self.pulse = time.monotonic()
+        """When this thread last took its turn: it does so every second, unless it hangs."""
         self.onlookers: list[Onlooker] = []
         """Who follows what happens; filled before ``serve``."""
         self.verbs: dict[type[m.Message], Callable[[Peer, Any], None]] = {}
@@ -156,18 +159,25 @@ class Engine:
         """Run until drained. Call it in a thread of its own, or in the main one."""
         self._replies = replies
         while not self._drained():
-            try:
-                handler, arguments = self._inbox.get(timeout=self._patience())
-            except queue.Empty:
-                handler, arguments = _nothing, ()
-            try:
-                handler(*arguments)
-                self._on_time()
-            except Exception:
-                self.counters["engine_errors"] += 1
-                logger.exception("an event could not be handled: %s", handler.__name__)
+            self.pulse = time.monotonic()
+            self._turn(self._patience())
+        self._over = True
+        while not self._inbox.empty():  # who asked just now is sent to the next daemon
+            self._turn(0.0)
         for pool in (self._lookups, self._looks):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _turn(self, patience: float) -> None:
+        try:
+            handler, arguments = self._inbox.get(timeout=patience)
+        except queue.Empty:
+            handler, arguments = _nothing, ()
+        try:
+            handler(*arguments)
+            self._on_time()
+        except Exception:
+            self.counters["engine_errors"] += 1
+            logger.exception("an event could not be handled: %s", handler.__name__)
 
     # --- called from other threads ----------------------------------------------------------------------------------
 
@@ -246,6 +256,20 @@ class Engine:
         """Start no more compiles and end when the running ones have; with ``now``, end those too."""
         self._post(self._drain, now)
 
+    def load(self) -> tuple[int, int]:
+        """How many compiles run, and how many are queued; from any thread."""
+        states = [job.state for job in list(self._broker.jobs.values())]
+        queued = states.count("queued")
+        return len(states) - queued, queued
+
+    def busy(self) -> bool:
+        """Whether anything is asked, queued or running; from any thread."""
+        return bool(self._jobs or self._asking) or not self._inbox.empty()
+
+    def leave_if_idle(self) -> None:
+        """Drain, unless somebody has asked for something by now."""
+        self._post(self._leave_if_idle)
+
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _asked(self, peer: Peer, request: m.JitRequest) -> None:
@@ -254,6 +278,9 @@ class Engine:
             return  # sent again by a client that was not sure: it is waiting already
         self.counters["requests"] += 1
         self._asking[asker] = asking = Asking(peer, request, time.time())
+        if self._over:
+            self._fail(asker, error_of(b.draining(), ""))
+            return
         self._look_up(asker, asking)
 
     def _look_up(self, asker: b.Asker, asking: Asking) -> None:
@@ -576,6 +603,11 @@ class Engine:
         return message
 
     # --- life -------------------------------------------------------------------------------------------------------
+
+    def _leave_if_idle(self) -> None:
+        if self._drain_by is None and not self.busy():
+            logger.info("nobody has wanted anything: ending")
+            self._drain(now=False)
 
     def _drain(self, now: bool) -> None:
         if self._drain_by is None:
