@@ -69,7 +69,7 @@ def _ensure(places: Locations) -> None:
 
 def _start(places: Locations) -> None:
     places.start_error.unlink(missing_ok=True)
-    if _service_manager() and _start_as_service(places) and _listening(places, 2.0):
+    if _service_manager() and (_start_unit(places) or _start_as_service(places)) and _listening(places, 2.0):
         return
     deadline = time.monotonic() + ANOTHER_SECONDS
     while True:
@@ -121,6 +121,19 @@ def _read_line(fd: int) -> str:
     return said.decode(errors="replace").strip()
 
 
+def _start_unit(places: Locations) -> bool:
+    """Start the service that `mlc-jit service install` wrote, if it is for this socket; whether it is ready."""
+    from mlc_jit import services  # noqa: PLC0415 - one that runs already needs no look
+
+    try:
+        found = services.installed()
+    except OSError:
+        return False
+    if found is None or found.socket != os.fspath(places.socket):
+        return False
+    return _managed(["systemctl", "--user", "start", services.SOCKET, services.SERVICE])
+
+
 def _start_as_service(places: Locations) -> bool:
     """Have the user's systemd start it, and wait until it is ready; whether that went well."""
     unit = f"mlc-jitd-{places.lock.stem}-{os.getpid()}-{time.monotonic_ns() % 1_000_000}"
@@ -131,9 +144,14 @@ def _start_as_service(places: Locations) -> bool:
         "--description=mlc-jitd, the compile cache of MLC-LLM",
         "--setenv=MLC_JITD_CGROUP=own", *settings, "--", *_command(places),  # the caller's own comes later and wins
     ]  # fmt: skip
+    return _managed(command)
+
+
+def _managed(command: list[str]) -> bool:
+    """Whether a command of the service manager went well."""
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=start_seconds(), check=False, env=_manager_environment()
+            command, capture_output=True, timeout=start_seconds(), check=False, env=manager_environment()
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
@@ -144,7 +162,8 @@ def _is_ours(name: str) -> bool:
     return name.startswith(("MLC_", "XDG_CACHE", "PYTHON")) or name in ("HOME", "PATH", "LANG")
 
 
-def _manager_environment() -> dict[str, str]:
+def manager_environment() -> dict[str, str]:
+    """An environment in which the user's service manager is found, whatever session this is."""
     return {**os.environ, "XDG_RUNTIME_DIR": os.fspath(_user_runtime())}
 
 

@@ -36,6 +36,7 @@ VERBS = (
     "export",
     "import_",
     "config",
+    "service",
 )
 """The modules here that are verbs, in the order of the help."""
 

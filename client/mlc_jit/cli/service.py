@@ -1,0 +1,226 @@
+"""``mlc-jit service``: make mlc-jitd a service of this user's systemd or launchd, undo that, show how it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mlc_jit import services
+from mlc_jit.autostart import manager_environment
+from mlc_jit.errors import RequestError, StoreUnwritableError
+from mlc_jit.locations import locate
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+MAC = sys.platform == "darwin"
+SECONDS = 30.0
+DONE = "done"
+
+
+def add(verbs: Any) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser(
+        "service",
+        help="make mlc-jitd a service of systemd or launchd that the first client starts",
+        description="Write, remove or show the files that make mlc-jitd a service: on Linux a socket and a service of "
+        "your systemd, on macOS an agent of your launchd. The first client starts the daemon, for the cache home and "
+        "socket that clients of this environment use.",
+    )
+    parser.add_argument("what", choices=("install", "uninstall", "status"))
+    scope = parser.add_mutually_exclusive_group()
+    scope.add_argument("--user", action="store_true", help="for this user; the default")
+    scope.add_argument("--system", action="store_true", help="for all users of this host")
+    parser.add_argument("--now", action="store_true", help="install: switch it on and start its socket too")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it."""
+    if arguments.system:
+        raise RequestError(
+            "There is no system mode yet: one daemon for all users of a host is not built.",
+            remedy="Each user can have a service of their own: `mlc-jit service install`.",
+            reason="no-system-mode",
+        )
+    verbs = {"install": install, "uninstall": uninstall, "status": status}
+    report = verbs[arguments.what](arguments)
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        print("\n".join(report.pop("lines")))
+    return int(report.get("failed", False))
+
+
+def install(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write the files."""
+    places = locate()
+    files = services.files(places)
+    for path in files:
+        if path.exists() and not services.ours(path):
+            raise RequestError(
+                f"{path} is there and was not written by `mlc-jit service install`.",
+                remedy="Move it away, or look after the service by hand.",
+            )
+    lines, failed = [], False
+    for path, text in files.items():
+        same = path.exists() and path.read_text(encoding="utf-8") == text
+        if same or arguments.dry_run:
+            lines.append(f"{'unchanged' if same else 'would write'}  {path}")
+            if arguments.dry_run and not same:
+                lines += [f"    {line}".rstrip() for line in text.splitlines()]
+            continue
+        _write(path, text)
+        lines.append(f"wrote  {path}")
+    lines += [
+        "",
+        f"The socket is {places.socket}, for the cache home {places.home};",
+        f"{sys.executable} runs the daemon.",
+    ]
+    steps = _start_steps(next(iter(files)))
+    if arguments.now and not arguments.dry_run:
+        said = [_do(step) for step in steps]
+        failed = any(each != DONE for each in said)
+        lines += ["", *(f"{' '.join(step)}: {each}" for step, each in zip(steps, said, strict=True))]
+        steps = [step for step, each in zip(steps, said, strict=True) if each != DONE]
+    if steps:
+        lines += ["", "Next:", *(f"    {' '.join(step)}" for step in steps)]
+    if not MAC:
+        lines += ["", f"To have it without being logged in: loginctl enable-linger {_user()}"]
+    return {
+        "files": [os.fspath(path) for path in files], "socket": os.fspath(places.socket),
+        "home": os.fspath(places.home), "next": [" ".join(step) for step in steps], "failed": failed,
+        "dry_run": arguments.dry_run, "lines": lines,
+    }  # fmt: skip
+
+
+def uninstall(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Stop what runs, and remove the files that we wrote."""
+    found = services.installed()
+    paths = found.paths if found is not None else ()
+    lines, removed = [], []
+    if paths and not arguments.dry_run and _manager_reachable():
+        step = _stop_step(paths[0])
+        lines.append(f"{' '.join(step)}: {_do(step)}")
+    for path in paths:
+        if not services.ours(path):
+            lines.append(f"left alone, since it was not written by us  {path}")
+            continue
+        removed.append(os.fspath(path))
+        if not arguments.dry_run:
+            path.unlink()
+        lines.append(f"{'would remove' if arguments.dry_run else 'removed'}  {path}")
+    if removed and not arguments.dry_run and not MAC and _manager_reachable():
+        _do(["systemctl", "--user", "daemon-reload"])
+    lines = lines or ["No service of this user is installed."]
+    return {"files": removed, "dry_run": arguments.dry_run, "lines": lines}
+
+
+def status(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is installed, whether it fits, and what the manager says of it. Starts nothing."""
+    found = services.installed()
+    if found is None:
+        return {
+            "installed": False,
+            "lines": ["No service of this user is installed; clients start a daemon when they need one.",
+                      "`mlc-jit service install` makes it a service."],
+        }  # fmt: skip
+    places = locate()
+    slips = misfits(found, os.fspath(places.socket))
+    states = _states()
+    lines = [f"files   {path}" for path in found.paths]
+    lines += [f"socket  {found.socket}", f"home    {found.home}", f"python  {found.python}"]
+    lines += [f"{name}: {state}" for name, state in states.items()]
+    lines += [f"PROBLEM: {slip}" for slip in slips]
+    if slips:
+        lines.append("Write the files anew: mlc-jit service install")
+    return {
+        "installed": True, "files": [os.fspath(path) for path in found.paths], "socket": found.socket,
+        "home": found.home, "python": found.python, "states": states, "problems": slips, "failed": bool(slips),
+        "lines": lines,
+    }  # fmt: skip
+
+
+def misfits(found: services.Installed, socket: str) -> list[str]:
+    """Why an installed service does not serve the clients of this environment."""
+    slips = []
+    names = {services.AGENT} if MAC else {services.SOCKET, services.SERVICE}
+    missing = names - {path.name for path in found.paths}
+    if missing:
+        slips.append(f"{', '.join(sorted(missing))} is missing")
+    if found.socket and found.socket != socket:
+        slips.append(f"it listens at {found.socket}, and clients of this cache home look at {socket}")
+    if found.python and not shutil.which(found.python):
+        slips.append(f"its interpreter {found.python} is gone")
+    return slips
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        raise StoreUnwritableError(
+            f"{path} can't be written: {error.strerror or error}.", remedy="Make its folder writable for this user."
+        ) from error
+
+
+def _start_steps(path: Path) -> list[list[str]]:
+    if MAC:
+        return [["launchctl", "bootstrap", f"gui/{os.getuid()}", os.fspath(path)]]
+    return [["systemctl", "--user", "daemon-reload"], ["systemctl", "--user", "enable", "--now", services.SOCKET]]
+
+
+def _stop_step(path: Path) -> list[str]:
+    if MAC:
+        return ["launchctl", "bootout", f"gui/{os.getuid()}", os.fspath(path)]
+    return ["systemctl", "--user", "disable", "--now", services.SOCKET, services.SERVICE]
+
+
+def _manager_reachable() -> bool:
+    return shutil.which("launchctl" if MAC else "systemctl") is not None
+
+
+def _states() -> dict[str, str]:
+    """What the manager says of each part."""
+    if MAC:
+        said = _run(["launchctl", "print", f"gui/{os.getuid()}/{services.NAME}"])
+        return {services.NAME: "loaded" if said is not None and said.returncode == 0 else "not loaded"}
+    states = {}
+    for unit in (services.SOCKET, services.SERVICE):
+        words = []
+        for question in ("is-active", "is-enabled"):
+            said = _run(["systemctl", "--user", question, unit])
+            words.append((said.stdout.strip() if said is not None else "") or "unknown")
+        states[unit] = words[0] if unit == services.SERVICE else ", ".join(words)
+    return states
+
+
+def _do(step: list[str]) -> str:
+    """Run a command of the manager; ``DONE``, or why not."""
+    said = _run(step)
+    if said is None:
+        return f"{step[0]} can't be run"
+    return DONE if said.returncode == 0 else (said.stderr.strip() or f"exit status {said.returncode}")
+
+
+def _run(step: list[str]) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(
+            step, capture_output=True, text=True, timeout=SECONDS, check=False, env=manager_environment()
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _user() -> str:
+    return os.environ.get("USER") or str(os.getuid())
