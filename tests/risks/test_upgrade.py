@@ -1,0 +1,176 @@
+"""Risk: an upgrade leaves an old daemon behind, loses a request, or makes versions end each other's daemons."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.daemons import status, until
+from mlc_jit.errors import DaemonUnavailableError
+from mlc_jitd.upgrade import Installation, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.daemons import Clients, Daemon, Place
+    from harness.doubles import Double
+
+ROOT = Path(__file__).parents[2]
+
+STEADY = """
+import logging
+said = []
+class Ear(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger("mlc_jit").addHandler(Ear(logging.WARNING))
+paths, rounds = set(), 0
+while not os.path.exists(given["end"]) or not rounds:
+    paths.add(jit(given["model"], {}, "cpu").model_lib_path)
+    rounds += 1
+    time.sleep(given["pause"])
+print(json.dumps({"paths": sorted(paths), "said": said, "rounds": rounds}))
+"""
+"""Asks again and again until told to end."""
+
+
+def serving() -> str:
+    """The version of the daemon that serves now."""
+    try:
+        return status().version
+    except DaemonUnavailableError:
+        return ""
+
+
+class Release:
+    """An installation of our own packages, in a folder for PYTHONPATH."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def install(self, version: str) -> None:
+        """As an installer does: what is there goes, file by file, and the new files come."""
+        for name, room in (("mlc_jit", "client"), ("mlc_jitd", "daemon")):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            shutil.copytree(ROOT / room / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (self.folder / "mlc_jit" / "_version.py").write_text(f'__version__ = "{version}"\n')
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What makes a process use it."""
+        return {"PYTHONPATH": f"{self.folder}:{os.environ['PYTHONPATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture
+def release(place: Place) -> Callable[[str], Release]:
+    def make(version: str) -> Release:
+        found = Release(place.folder(f"site-{version}"))
+        found.install(version)
+        return found
+
+    return make
+
+
+@pytest.mark.timeout(60)
+def test_an_upgrade_in_place_drains_and_loses_no_request(
+    release: Callable[[str], Release],
+    start_daemon: Callable[..., Daemon],
+    double: Double,
+    client: Clients,
+    place: Place,
+) -> None:
+    installation = release("1.0")
+    daemon = start_daemon(**installation.variables)
+    assert status().version == "1.0"
+    gate, end = double.gate(), place.root / "end"
+    hit = double.model("hit")
+    path = client.ask(hit, **installation.variables).path()
+    waiting = client.ask(double.model("slow", told={"wait_for": gate}), **installation.variables)
+    until(lambda: len(double.starts()) == 2)
+    steady = client.code(STEADY, installation.variables, model=hit, end=end, pause=0.02)
+    installation.install("2.0")
+    until(lambda: "installation was replaced" in daemon.log.read_text(), 30)
+    until(lambda: place.daemons() != [daemon.pid], what="a successor", limit=30)
+    until(lambda: serving() == "2.0", limit=30)
+    assert daemon.process.poll() is None, "it has a compile to finish"
+    gate.touch()
+    assert Path(waiting.path()).is_file()
+    assert daemon.process.wait(15) == 0
+    end.touch()
+    said = steady.answer()
+    assert (said["paths"], said["said"]) == ([path], [])
+    assert len(double.starts()) == 2
+    assert len(place.daemons()) == 1, "one restart"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("daemons", "clients"), [("2.0", "1.0"), ("1.0", "2.0")])
+def test_versions_on_one_host_share_the_daemon_that_is_there(
+    daemons: str,
+    clients: str,
+    release: Callable[[str], Release],
+    start_daemon: Callable[..., Daemon],
+    double: Double,
+    client: Clients,
+) -> None:
+    theirs, ours = release(daemons), release(clients)
+    daemon = start_daemon(**theirs.variables)
+    model = double.model()
+    paths = {client.ask(model, **each.variables).path() for each in (ours, theirs, ours)}
+    assert len(paths) == 1
+    assert (status().pid, status().version) == (daemon.pid, daemons)
+    assert daemon.process.poll() is None
+
+
+def test_a_daemon_of_a_removed_installation_makes_room(
+    release: Callable[[str], Release], start_daemon: Callable[..., Daemon], double: Double
+) -> None:
+    installation = release("1.0")
+    daemon = start_daemon(**installation.variables)
+    shutil.rmtree(installation.folder)
+    assert daemon.process.wait(15) == 0
+    assert "installation was replaced" in daemon.log.read_text()
+
+
+def test_nothing_is_concluded_while_an_installer_is_at_work(tmp_path: Path) -> None:
+    files = [tmp_path / "a.py", tmp_path / "b.py"]
+    for path in files:
+        path.write_text("1")
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    installation = Installation(files, python)
+    assert [installation.replaced() for _ in range(3)] == ["", "", ""]
+    files[0].unlink()
+    assert installation.replaced() == ""
+    files[0].write_text("22")
+    assert installation.replaced() == ""
+    files[1].write_text("22")
+    assert installation.replaced() == ""
+    said: list[str] = []
+    watch(installation, said.append)()
+    assert said == [f"{files[0]} and 1 more changed"]
+
+
+def test_another_python_behind_the_same_name_is_noticed(tmp_path: Path) -> None:
+    python, other = tmp_path / "python", tmp_path / "python4"
+    other.write_text("")
+    python.symlink_to(sys.executable)
+    installation = Installation([], python)
+    python.unlink()
+    python.symlink_to(other)
+    assert [bool(installation.replaced()) for _ in range(3)] == [False, True, True]
+
+
+def test_what_this_process_runs_from_is_looked_at() -> None:
+    looked_at = {name for name, _ in Installation.own()._began}
+    assert {
+        str(ROOT / "daemon/mlc_jitd/upgrade.py"),
+        str(ROOT / "client/mlc_jit/_version.py"),
+        os.__file__,
+    } <= looked_at
+    assert str(Path(sys.executable).resolve()) in looked_at
