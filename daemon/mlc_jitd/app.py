@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +153,7 @@ def run(
         watcher = _watcher(engine, work, asks)
         idle = Idle(on_demand, settings.idle_seconds)
         life = Life(engine, door, service, idle, lambda: server.counters["messages"])
+        life.wanted = lambda: len(watcher.subscribers) > 0
         server = Server(
             door.adopt(passed) if passed else door.bind(),
             engine.handle,
@@ -166,7 +166,9 @@ def run(
         naming = _naming(engine, work, settings)
         engine.retire = life.retire
         try:
-            reload = Reload(settings, partial(gather, flags=flags), _takers(engine, broker, queue, work, keeper=keeper, idle=idle))
+            reload = Reload(
+                settings, partial(gather, flags=flags), _takers(engine, broker, queue, work, keeper=keeper, idle=idle)
+            )
             _signals(engine, reload)
             server.start()
             watcher.start()
@@ -263,7 +265,7 @@ def _each(*ticks: Callable[[], None]) -> Callable[[], None]:
 
 
 def _takers(
-    engine: Engine, broker: Broker, queue: Queue, work: Work, keeper: Housekeeper, idle: Idle
+    engine: Engine, broker: Broker, queue: Queue, work: Work, *, keeper: Housekeeper, idle: Idle
 ) -> dict[str, Callable[[Settings], None]]:
     """How each live setting takes effect."""
 
