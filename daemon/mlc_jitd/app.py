@@ -151,9 +151,8 @@ def run(
         engine.cache_report = keeper.report
         engine.onlookers.append(keeper)
         watcher = _watcher(engine, work, asks)
-        idle = Idle(on_demand, settings.idle_seconds)
+        idle = Idle(on_demand, settings.idle_seconds, wanted=lambda: len(watcher.subscribers) > 0)
         life = Life(engine, door, service, idle, lambda: server.counters["messages"])
-        life.wanted = lambda: len(watcher.subscribers) > 0
         server = Server(
             door.adopt(passed) if passed else door.bind(),
             engine.handle,
@@ -161,15 +160,12 @@ def run(
             tick=_each(life.tick, keeper.reap),
             away=leases.disconnected,
         )
-        explaining = Explaining(work, engine.reply)
-        engine.verbs[m.Explain] = explaining.asked
+        explaining = _explaining(engine, work)
         naming = _naming(engine, work, settings)
         engine.retire = life.retire
         try:
-            reload = Reload(
-                settings, partial(gather, flags=flags), _takers(engine, broker, queue, work, keeper=keeper, idle=idle)
-            )
-            _signals(engine, reload)
+            takers = _takers(engine, broker, queue, work, keeper=keeper, idle=idle)
+            _signals(engine, Reload(settings, partial(gather, flags=flags), takers))
             server.start()
             watcher.start()
             logger.info("mlc-jitd %s serves %s at %s", __version__, places.home, places.socket)
@@ -254,6 +250,12 @@ def _watcher(engine: Engine, work: Work, asks: Asks) -> Watcher:
     engine.verbs[m.Keep] = watcher.keep
     engine.verbs[m.WatchRequest] = watcher.subscribers.add
     return watcher
+
+
+def _explaining(engine: Engine, work: Work) -> Explaining:
+    explaining = Explaining(work, engine.reply)
+    engine.verbs[m.Explain] = explaining.asked
+    return explaining
 
 
 def _each(*ticks: Callable[[], None]) -> Callable[[], None]:

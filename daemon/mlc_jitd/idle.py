@@ -7,6 +7,10 @@ between is served or sent to the next daemon.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(slots=True)
@@ -16,10 +20,12 @@ class Idle:
     Attributes:
         on_demand: Whether this daemon may end at all: whoever needs one starts it.
         seconds: How long nothing may happen; 0 for ever.
+        wanted: Whether somebody listens who asks for nothing.
     """
 
     on_demand: bool
     seconds: float
+    wanted: Callable[[], bool] = lambda: False
     _messages: int = field(default=-1, init=False)
     _since: float = field(default=0.0, init=False)
 
@@ -31,7 +37,7 @@ class Idle:
             messages: How many messages have ever come.
             busy: Whether anything is asked, queued or running.
         """
-        if busy or messages != self._messages:
+        if busy or self.wanted() or messages != self._messages:
             self._messages, self._since = messages, now
             return False
         return self.on_demand and 0 < self.seconds <= now - self._since

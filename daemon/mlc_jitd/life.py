@@ -44,8 +44,6 @@ class Life:
         self._idle = idle
         self._messages = messages
         self._installation = Installation.own()
-        self.wanted: Callable[[], bool] = lambda: False
-        """Whether somebody listens who asks for nothing."""
         self._next_door = self._next_upgrade = 0.0
 
     def tick(self) -> None:
@@ -58,7 +56,7 @@ class Life:
         if now >= self._next_upgrade:
             self._next_upgrade = now + UPGRADE_SECONDS
             self._engine.later(self._check_installation)
-        if self._idle.due(now, messages=self._messages(), busy=self._engine.busy() or self.wanted()):
+        if self._idle.due(now, messages=self._messages(), busy=self._engine.busy()):
             self._engine.leave_if_idle()
 
     def retire(self) -> None:
