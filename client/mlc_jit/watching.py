@@ -11,10 +11,10 @@ from mlc_jit.locations import locate
 from mlc_jit.settings import silence_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
-def watch() -> Iterator[m.Event]:
+def watch() -> Generator[m.Event, None, None]:
     """Events of the running daemon, until it ends; starts none.
 
     ::

@@ -150,7 +150,7 @@ def run(
         work.make_room = keeper.make_room
         engine.cache_report = keeper.report
         engine.onlookers.append(keeper)
-        watcher = _watcher(engine, work, asks)
+        watcher = _watcher(engine, work, asks, settings)
         idle = Idle(on_demand, settings.idle_seconds, wanted=lambda: len(watcher.subscribers) > 0)
         life = Life(engine, door, service, idle, lambda: server.counters["messages"])
         server = Server(
@@ -243,8 +243,8 @@ def _queue_settings(settings: Settings) -> QueueSettings:
     )
 
 
-def _watcher(engine: Engine, work: Work, asks: Asks) -> Watcher:
-    watcher = Watcher(engine, work, asks)
+def _watcher(engine: Engine, work: Work, asks: Asks, settings: Settings) -> Watcher:
+    watcher = Watcher(engine, work, asks, listed=[Path(each) for each in settings.prewarm.split(":") if each])
     engine.onlookers.append(watcher)
     engine.addenda.append(watcher.complete)
     engine.verbs[m.Keep] = watcher.keep

@@ -107,6 +107,12 @@ class Settings:
         live=True,
         page="cache.md",
     )
+    prewarm: str = _setting(
+        "",
+        "lists of libraries that a daemon compiles from its start, with `:` between them",
+        kind=values.OPTIONAL_FOLDERS,
+        page="watching.md#pre-warming",
+    )
     warm: int = _setting(
         2,
         "compilers kept imported between compiles; 0 or `off` for none",

@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
 def screen(entries: list[m.EntryReport], *, now: float) -> str:
     """The entries as a table."""
     layered = any(entry.layer for entry in entries)
-    rows = [["KEY", "AGE", "SIZE", "COMPILED IN", "DEVICE", "MODEL", "TOOLCHAIN", *(["LAYER"] if layered else [])]]
+    marked = any(entry.pinned or entry.stale is not None for entry in entries)
+    more = [*(["KEPT"] if marked else []), *(["LAYER"] if layered else [])]
+    rows = [["KEY", "AGE", "SIZE", "COMPILED IN", "DEVICE", "MODEL", "TOOLCHAIN", *more]]
     rows += [
         [
             entry.key[:12],
@@ -55,6 +57,7 @@ def screen(entries: list[m.EntryReport], *, now: float) -> str:
             entry.device if len(entry.device) <= 20 else entry.device[:19] + "…",  # noqa: PLR2004 - a column's width
             Path(entry.model).name or "?",
             entry.toolchain + (" (degraded)" if entry.degraded else ""),
+            *(["pinned" if entry.pinned else "stale" if entry.stale is not None else ""] if marked else []),
             *([entry.layer] if layered else []),
         ]
         for entry in entries

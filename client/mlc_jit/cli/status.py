@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,8 @@ def screen(status: m.Status, width: int | None = None) -> str:
     running = sum(job.state != "queued" for job in status.jobs)
     slots = f" on {_counted(status.slots, 'slot')}" if status.slots else ""
     lines.append(f"  jobs    {running} running{slots}, {len(status.jobs) - running} queued")
+    if status.folders:
+        lines += _models(status.folders)
     if status.jobs:
         rows = [["KEY", "STATE", "PROGRESS", "TIME", "LEFT", "WAITERS", "MODEL"]]
         rows += [
@@ -84,6 +87,27 @@ def screen(status: m.Status, width: int | None = None) -> str:
         ]
         lines += ["", table(_fitted(rows, width), right=frozenset({3, 4, 5}))]
     return "\n".join(lines)
+
+
+def _models(folders: tuple[m.FolderReport, ...]) -> list[str]:
+    """How many model folders are watched how, and those that want a word."""
+    manners = Counter(folder.watched for folder in folders)
+    order = sorted(manners, key=lambda manner: [*_MANNERS, manner].index(manner))
+    said = ", ".join(f"{manners[manner]} {_MANNERS.get(manner, manner)}" for manner in order)
+    kept = sum(bool(folder.keep) for folder in folders)
+    lines = [f"  models  {said}" + (f"; {kept} kept" if kept else "")]
+    odd = [folder for folder in folders if folder.watched not in ("events", "gone") and folder.why]
+    lines += [f"          {folder.path}: {folder.watched}, {folder.why}" for folder in odd[:_MOST_ODD]]
+    return lines + ([f"          and {len(odd) - _MOST_ODD} more (--json)"] if len(odd) > _MOST_ODD else [])
+
+
+_MOST_ODD = 4
+_MANNERS = {
+    "events": "watched by events",
+    "polling": "polled",
+    "scan": "scanned",
+    "unseen": "not seen from here",
+}
 
 
 def _cache(status: m.Status) -> str:

@@ -3,7 +3,8 @@
 A *question* is a request without its config. With a config it comes to a key, so each question keeps the (config, key)
 pairs that it came to. A key is *current* for a folder if its config is the one that the folder holds, or if it was
 asked for after the folder came to hold what it holds: the asker may see another folder under the same name, in a
-container of its own. A key that was current for some folder and is for none any more is *stale*.
+container of its own. It is no longer so when the question comes to another key with the same config: the compiler was
+replaced. A key that was current for some folder and is for none any more is *stale*.
 """
 
 from __future__ import annotations
@@ -71,6 +72,11 @@ class Question:
             prewarm=True,
         )
 
+    def label(self) -> str:
+        """For people: the device, and what else was asked."""
+        given = (f"{name}={value}" for name, value in json.loads(self.overrides).items())
+        return " ".join(word for word in (self.device, self.opt, *given) if word)
+
     def shape(self) -> Question:
         """The question without its environment, most of which changes nothing."""
         return dataclasses.replace(self, environment="{}")
@@ -134,7 +140,7 @@ class Folder:
         ask = self._like(question, key)
         others = tuple(each for each in self.asks if each is not ask)
         before = ask.answered if ask else ()
-        was = next((each for each in before if each.config == config), None)
+        was = next((each for each in before if (each.config, each.key) == (config, key)), None)
         moment = max(now, was.asked if was else 0.0)
         answered = (Answered(config, key, moment), *(each for each in before if each is not was))[:MOST_ANSWERS]
         new = Ask(question=question, answered=answered)
@@ -170,18 +176,22 @@ class Folder:
 
     def current(self) -> frozenset[str]:
         """The keys that are asked for now."""
-        return frozenset(each.key for ask in self.asks for each in ask.answered if self._is_current(each))
+        return frozenset(each.key for ask in self.asks for each in ask.answered if self._is_current(ask, each))
 
-    def former(self) -> frozenset[str]:
-        """The keys that were asked for and are not any more."""
-        return frozenset(each.key for ask in self.asks for each in ask.answered) - self.current()
+    def former(self) -> dict[str, float]:
+        """The keys that were asked for and are not any more, and since when (Unix time)."""
+        current = self.current()
+        found: dict[str, float] = {}
+        for ask in self.asks:
+            for each in ask.answered:
+                if each.key not in current:
+                    since = max(self.since, next(one.asked for one in ask.answered if one.config == each.config))
+                    found[each.key] = max(found.get(each.key, 0.0), since)
+        return found
 
-    def key_of(self, ask: Ask, config: str) -> str:
-        """The key that an ask came to with a config, or nothing."""
-        return next((each.key for each in ask.answered if each.config == config), "")
-
-    def _is_current(self, each: Answered) -> bool:
-        return self.config in (UNSEEN, each.config) or each.asked > self.since
+    def _is_current(self, ask: Ask, each: Answered) -> bool:
+        newest = next(one for one in ask.answered if one.config == each.config)
+        return each is newest and (self.config in (UNSEEN, each.config) or each.asked > self.since)
 
     def _like(self, question: Question, key: str) -> Ask | None:
         """The ask that a question belongs to: its own, or one that differs in environment only and came to this key."""
@@ -190,7 +200,7 @@ class Folder:
                 return ask
         shape = question.shape()
         for ask in self.asks:
-            if ask.question.shape() == shape and any(each.key == key for each in ask.answered):
+            if ask.question.shape() == shape and ask.answered[0].key == key:
                 return ask
         return None
 
@@ -216,8 +226,8 @@ def stale(folders: Iterable[Folder]) -> dict[str, float]:
     current: set[str] = set()
     for folder in folders:
         current |= folder.current()
-        for key in folder.former():
-            former[key] = max(former.get(key, 0.0), folder.since)
+        for key, since in folder.former().items():
+            former[key] = max(former.get(key, 0.0), since)
     return {key: since for key, since in former.items() if key not in current}
 
 

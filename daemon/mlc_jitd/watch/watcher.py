@@ -23,7 +23,7 @@ from mlc_jitd.asks import GONE, UNSEEN, Asks, Folder, Question, digest
 from mlc_jitd.engine import Onlooker
 from mlc_jitd.watch import judge
 from mlc_jitd.watch.arming import CHECK_SECONDS, SCAN_SECONDS, Arming, Watched
-from mlc_jitd.watch.background import Answer, Background, Wanted
+from mlc_jitd.watch.following import Following
 from mlc_jitd.watch.keeping import keep
 from mlc_jitd.watch.lane import Lane
 from mlc_jitd.watch.look import Look, look
@@ -31,7 +31,8 @@ from mlc_jitd.watch.observer import Events
 from mlc_jitd.watch.subscribers import Subscribers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from mlc_jit.messages import JitRequest
     from mlc_jitd.engine import Engine
@@ -60,7 +61,7 @@ class Watcher(Onlooker):
         engine: Is followed, asked, and told what to forget.
         work: Works keys out.
         asks: Who asks for what.
-        prewarm: What the daemon is to have from its start; slow, and may raise.
+        listed: Lists of what the daemon is to have from its start.
     """
 
     def __init__(
@@ -69,43 +70,42 @@ class Watcher(Onlooker):
         work: Work,
         asks: Asks,
         *,
-        prewarm: Callable[[], list[Wanted]] = list,
+        listed: Sequence[Path] = (),
     ) -> None:
         self._engine = engine
         self._work = work
         self._asks = asks
-        self._prewarm = prewarm
+        self.counters: Counter[str] = Counter()
+        self.subscribers = Subscribers(engine.reply)
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._folders: dict[str, Watched] = {}
         self._stale: frozenset[str] = frozenset()
         self._looks = Lane("watch-looks")
         self._hanging = 0
-        self._asker = Lane("watch-asker")
+        self.asker = Lane("watch-asker")
         self._poked: set[str] = set()
         self._losses: Counter[str] = Counter()
         self._events = Events(self._poke, self._lose)
         self._arming = Arming(self._events)
         self._unarmed = False
-        self._background = Background(engine.ask, lambda wanted, answer: self._post(self._answered, wanted, answer))
+        self._following = Following(engine, work, asks, self, listed)
         self._told_trouble = ""
         self._ending = False
         self._next_check = self._next_arm = 0.0
-        self.counters: Counter[str] = Counter()
-        self.subscribers = Subscribers(engine.reply)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     # --- called from other threads ----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin, with the folders that are known from before."""
-        self._post(self._begin)
+        self.post(self._begin)
         self._thread.start()
 
     def close(self) -> None:
         """Tell the subscribers and end; what hangs is left behind."""
         self.subscribers.tell("ended", detail="the daemon ends")
         self._ending = True
-        self._post(lambda: None)
+        self.post(lambda: None)
         self._thread.join(2.0)
 
     def looked_up(self, peer: Peer, request: JitRequest, found: LookUp) -> None:
@@ -113,7 +113,7 @@ class Watcher(Onlooker):
         if os.path.isabs(request.model_path):  # noqa: PTH117 - text stays text
             inner = peer.identity.startswith(INNER)
             seen = not inner and sees_what_we_see(peer.pid)
-            self._post(self._asked, request, found.identity.key, 0.0 if inner else time.time(), seen)
+            self.post(self._asked, request, found.identity.key, 0.0 if inner else time.time(), seen)
 
     def published(self, identity: Identity, entry: Entry) -> None:
         """A library was compiled."""
@@ -133,10 +133,10 @@ class Watcher(Onlooker):
             except JitError as error:
                 self._engine.reply(peer, m.Failure.of(error, id=message.id))
                 return
-            self._post(self._look_anew, kept.folder)
+            self.post(self._look_anew, kept.folder)
             self._engine.reply(peer, kept)
 
-        self._asker.do(task)
+        self.asker.do(task)
 
     def complete(self, message: m.Message) -> m.Message:
         """A status or a listing with what this room knows."""
@@ -167,22 +167,23 @@ class Watcher(Onlooker):
     def _counted(self) -> dict[str, int]:
         counted = {f"watch_{name}": count for name, count in self.counters.items()}
         counted |= {f"watch_lost_{why.replace(' ', '_')}": count for why, count in self._losses.items()}
-        counted["watch_remade"] = self._events.remade
+        counted |= {"watch_remade": self._events.remade, "watch_listeners": len(self.subscribers)}
         return {**counted, "watch_folders": len(self._folders), "watch_events_on": self._events.watched}
 
-    def _post(self, handler: Callable[..., None], *arguments: Any) -> None:
+    def post(self, handler: Callable[..., None], *arguments: Any) -> None:
+        """Have something done in this room's thread."""
         self._inbox.put((handler, arguments))
 
     def _poke(self, folder: str) -> None:
         """An event. Many are one: 20,000 of them must not fill the inbox."""
         if folder not in self._poked:
             self._poked.add(folder)
-            self._post(self._happened, folder)
+            self.post(self._happened, folder)
 
     def _lose(self, why: str) -> None:
         """Events may have been lost."""
         self._losses[why] += 1
-        self._post(self._lost, why)
+        self.post(self._lost, why)
 
     # --- the thread -------------------------------------------------------------------------------------------------
 
@@ -199,7 +200,7 @@ class Watcher(Onlooker):
                 self.counters["errors"] += 1
                 logger.exception("watching: %s failed", handler.__name__)
         self._events.close()
-        for lane in (self._looks, self._asker):
+        for lane in (self._looks, self.asker):
             lane.close()
 
     def _patience(self) -> float:
@@ -210,22 +211,8 @@ class Watcher(Onlooker):
     def _begin(self) -> None:
         self._stale = frozenset(self._asks.stale())
         for folder in self._asks.folders():
-            self._admit(folder)
-        self._asker.do(self._warm)
-
-    def _warm(self) -> None:
-        """What is kept is asked for at the start: its config may have changed meanwhile, or its entry been removed."""
-        try:
-            for wanted in self._prewarm():
-                self._post(self._want, wanted)
-        except JitError as error:
-            logger.warning("nothing is pre-warmed: %s", error)
-            self.subscribers.tell("failed", detail=f"nothing is pre-warmed: {error.message}")
-
-    def _want(self, wanted: Wanted) -> None:
-        self.counters["prewarms"] += 1
-        self.subscribers.tell("prewarming", folder=wanted.folder, detail=wanted.request.device)
-        self._background.add(wanted)
+            self.admit(folder)
+        self._following.begin()
 
     # --- what is asked ----------------------------------------------------------------------------------------------
 
@@ -233,10 +220,10 @@ class Watcher(Onlooker):
         path, question, config = request.model_path, Question.of(request), digest(request.config)
         known = self._asks.folder(path)
         if known is None or self._is_news(known, question, config, key, now):
-            known = self._change(path, lambda folder: folder.told(question, config, key, now=now))
-        held = self._admit(known)
+            known = self.change(path, lambda folder: folder.told(question, config, key, now=now))
+        held = self.admit(known)
         if seen and held.state.config == UNSEEN:  # it held that a moment ago, whatever it holds now
-            self._change(path, lambda folder: folder.saw(config, now=now))
+            self.change(path, lambda folder: folder.saw(config, now=now))
             held.state = replace(held.state, config=config)
             self._unarmed = True
         if config != held.state.config:  # it changed, or the asker sees another folder: a look will tell
@@ -255,7 +242,8 @@ class Watcher(Onlooker):
                 )
         return True
 
-    def _admit(self, folder: Folder) -> Watched:
+    def admit(self, folder: Folder) -> Watched:
+        """A folder as this room holds it, from now on if not before; in this room's thread, as all that follows."""
         held = self._folders.get(folder.path)
         if held is None:
             held = self._folders[folder.path] = Watched(folder.path, judge.State(config=folder.config))
@@ -265,9 +253,9 @@ class Watcher(Onlooker):
     def _look_anew(self, path: str) -> None:
         folder = self._asks.folder(path)
         if folder is not None:
-            self._admit(folder).due(thoroughly=True)
+            self.admit(folder).due(thoroughly=True)
 
-    def _change(self, path: str, how: Callable[[Folder], Folder]) -> Folder:
+    def change(self, path: str, how: Callable[[Folder], Folder]) -> Folder:
         """Change the registry, and tell which keys became stale or current by it."""
         try:
             folder = self._asks.change(path, how)
@@ -312,7 +300,7 @@ class Watcher(Onlooker):
         if now >= self._next_check:
             self._next_check = now + CHECK_SECONDS
             self._events.check()
-            self._background.on_time(now)
+            self._following.on_time(now)
             self._leave_behind()
         for held in list(self._folders.values()):
             if held.state.due <= now and not held.looking:
@@ -331,7 +319,7 @@ class Watcher(Onlooker):
 
         def task() -> None:
             found = look(held.path, last, thoroughly=thoroughly, now=time.time())
-            self._post(self._found, held, found)
+            self.post(self._found, held, found)
 
         self._looks.do(task)
 
@@ -351,18 +339,18 @@ class Watcher(Onlooker):
         self._unarmed = self._unarmed or anew or held.manner == "unreachable" or verdict != "same"
         match verdict:
             case "seen":
-                self._change(held.path, lambda folder: folder.saw(found.config, now=time.time()))
+                self.change(held.path, lambda folder: folder.saw(found.config, now=time.time()))
             case "gone":
                 self.counters["gone"] += 1
                 self.subscribers.tell("gone", folder=held.path)
                 logger.info("%s is gone", held.path)
-                self._change(held.path, lambda folder: folder.saw(GONE, now=time.time()))
+                self.change(held.path, lambda folder: folder.saw(GONE, now=time.time()))
             case "changed":
-                self._changed(held, found, back=before == GONE)
+                self._following.changed(held, found, back=before == GONE)
             case "same":
                 pass
-        if verdict in ("seen", "same") and held.state.config == found.config and held.wanted != found.config:
-            self._want_kept(held, found)
+        if verdict in ("seen", "same") and found.payload and held.wanted != found.config == held.state.config:
+            self._following.want_kept(held, found)
 
     def _leave_behind(self) -> None:
         """A look that hangs is left to hang, and others look from now on."""
@@ -389,66 +377,6 @@ class Watcher(Onlooker):
         now = time.monotonic()
         for held in self._folders.values():  # what happened before it was watched brought no event
             held.state = replace(held.state, due=min(held.state.due, now + self._arming.pace(held)))
-
-    # --- what follows -----------------------------------------------------------------------------------------------
-
-    def _changed(self, held: Watched, found: Look, *, back: bool) -> None:
-        """The keys are worked out before anything is noted: a change that does not reach a key makes it never stale."""
-        self.counters["changed"] += 1
-        self.subscribers.tell("back" if back else "changed", folder=held.path, detail=f"config {found.config[:12]}")
-        logger.info("the config in %s %s", held.path, "is back" if back else "changed")
-
-        def task() -> None:
-            folder = self._asks.folder(held.path)
-            keys: list[tuple[Question, str]] = []
-            for ask in folder.asks if folder is not None else ():
-                key = folder.key_of(ask, found.config) if folder is not None else ""
-                try:
-                    key = key or self._work.identifier.identify(ask.question.request(found.payload, held.path)).key
-                except JitError as error:
-                    logger.info("%s on %s: %s", held.path, ask.question.device, error.message)
-                else:
-                    keys.append((ask.question, key))
-            self._post(self._worked_out, held, found, keys)
-
-        self._asker.do(task)
-
-    def _worked_out(self, held: Watched, found: Look, keys: list[tuple[Question, str]]) -> None:
-        if held.state.config != found.config:
-            return  # it changed once more meanwhile
-
-        def how(folder: Folder) -> Folder:
-            folder = folder.saw(found.config, now=time.time())
-            for question, key in keys:
-                folder = folder.told(question, found.config, key, now=0.0)
-            return folder
-
-        self._admit(self._change(held.path, how))
-        self._want_kept(held, found)
-
-    def _want_kept(self, held: Watched, found: Look) -> None:
-        """Ask for what is kept: once for each config, and once in the life of each daemon."""
-        held.wanted = found.config
-        folder = self._asks.folder(held.path)
-        for ask in folder.asks if folder is not None else ():
-            if ask.keep:
-                request = ask.question.request(found.payload, held.path)
-                self._want(Wanted(folder=held.path, question=ask.question, keep=ask.keep, request=request))
-
-    def _answered(self, wanted: Wanted, answer: Answer) -> None:
-        if not self._background.ended(wanted, answer, time.monotonic()):
-            return
-        if isinstance(answer, m.Failure):
-            self.counters["prewarm_failures"] += 1
-            logger.warning("%s was not pre-warmed: %s", wanted.folder, answer.message)
-            self.subscribers.tell("failed", folder=wanted.folder, key=answer.key, detail=answer.message)
-            return
-
-        def how(folder: Folder) -> Folder:
-            return folder.keeping(wanted.question, wanted.keep, answer.key, anew=wanted.anew)
-
-        self._change(wanted.folder, how)
-        self.subscribers.tell("ready", folder=wanted.folder, key=answer.key, detail=answer.source)
 
 
 def sees_what_we_see(pid: int) -> bool:

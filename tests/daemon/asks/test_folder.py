@@ -73,6 +73,14 @@ def test_a_folder_that_the_daemon_does_not_see_makes_nothing_stale() -> None:
     assert stale([both]) == {}
 
 
+def test_a_replaced_compiler_makes_its_keys_stale_and_the_way_back_undoes_it() -> None:
+    upgraded = seen().told(CPU, "one", "k2", now=5.0)
+    assert stale([upgraded]) == {"k1": 5.0}
+    assert upgraded.current() == {"k2"}
+    back = upgraded.told(CPU, "one", "k1", now=6.0)
+    assert stale([back]) == {"k2": 6.0}
+
+
 def test_a_pin_holds_one_key_until_it_moves() -> None:
     folder = seen().keeping(CPU, "pin", "k1")
     assert list(pinned([folder])) == ["k1"]
