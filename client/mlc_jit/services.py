@@ -121,6 +121,22 @@ def installed(environ: Mapping[str, str] | None = None, platform: str = sys.plat
     )
 
 
+def misfits(found: Installed, socket: str, platform: str = sys.platform) -> list[str]:
+    """Why an installed service does not serve the clients of this environment."""
+    import shutil  # noqa: PLC0415 - not for a start
+
+    slips = []
+    names = {AGENT} if platform == "darwin" else {SOCKET, SERVICE}
+    missing = names - {path.name for path in found.paths}
+    if missing:
+        slips.append(f"{', '.join(sorted(missing))} is missing")
+    if found.socket and found.socket != socket:
+        slips.append(f"it listens at {found.socket}, and clients of this cache home look at {socket}")
+    if found.python and not shutil.which(found.python):
+        slips.append(f"its interpreter {found.python} is gone")
+    return slips
+
+
 def _installed_agent(path: Path) -> Installed:
     try:
         found = plistlib.loads(path.read_bytes())

@@ -133,7 +133,7 @@ def status(_arguments: argparse.Namespace) -> dict[str, Any]:
                       "`mlc-jit service install` makes it a service."],
         }  # fmt: skip
     places = locate()
-    slips = misfits(found, os.fspath(places.socket))
+    slips = services.misfits(found, os.fspath(places.socket))
     states = _states()
     lines = [f"files   {path}" for path in found.paths]
     lines += [f"socket  {found.socket}", f"home    {found.home}", f"python  {found.python}"]
@@ -146,20 +146,6 @@ def status(_arguments: argparse.Namespace) -> dict[str, Any]:
         "home": found.home, "python": found.python, "states": states, "problems": slips, "failed": bool(slips),
         "lines": lines,
     }  # fmt: skip
-
-
-def misfits(found: services.Installed, socket: str) -> list[str]:
-    """Why an installed service does not serve the clients of this environment."""
-    slips = []
-    names = {services.AGENT} if MAC else {services.SOCKET, services.SERVICE}
-    missing = names - {path.name for path in found.paths}
-    if missing:
-        slips.append(f"{', '.join(sorted(missing))} is missing")
-    if found.socket and found.socket != socket:
-        slips.append(f"it listens at {found.socket}, and clients of this cache home look at {socket}")
-    if found.python and not shutil.which(found.python):
-        slips.append(f"its interpreter {found.python} is gone")
-    return slips
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlc_jit._version import __version__
-from mlc_jitd.doctor import compilers, daemon, host, places, yielding
+from mlc_jitd.doctor import compilers, daemon, host, places, service, yielding
 from mlc_jitd.doctor.finding import Finding, Patient
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     places.locking,
     places.disk,
     places.runtime,
+    service.service,
     daemon.daemon,
+    service.locks,
     places.leftovers,
 )
 

@@ -9,6 +9,7 @@ from mlc_jit import channel
 from mlc_jit import messages as m
 from mlc_jit._version import __version__
 from mlc_jit.errors import JitError
+from mlc_jit.reach import served
 from mlc_jitd.doctor.finding import Finding, problem
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def daemon(patient: Patient) -> Iterator[Finding]:
     if places is None:
         return
     try:
-        if channel.reach(places.socket) == "down":
+        if not served(places.socket) or channel.reach(places.socket) == "down":
             yield _down(places)
             return
         status = _status(places)
