@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NAMING_SECONDS = 2.0
+"""How long who has its library already is kept for upstream's name, which is asked for while the compile runs."""
+
 
 def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer) -> int:
     """Answer one request; 0 when a library was handed out, 1 when not."""
@@ -132,7 +135,10 @@ class _Naming:
 
     def place(self) -> None:
         """Put it there, if the names are known by now."""
-        if self._made is None or self._asking is None or self._asking.is_alive():
+        if self._made is None or self._asking is None:
+            return
+        self._asking.join(NAMING_SECONDS)
+        if self._asking.is_alive():
             return
         with contextlib.suppress(JitError, OSError):
             self._work.upstream.place(self._request, *self._made)
@@ -189,6 +195,8 @@ class _Once:
             return result(request.id, found.identity, found.answer.entry), found.answer.entry
 
         def report(stage: Stage) -> None:
+            if self.naming is not None and stage.name == "start":
+                self.naming.begin(found.identity)
             if request.progress:
                 elapsed = time.monotonic() - began
                 self.reply(m.Progress(id=request.id, stage=stage.name, detail=stage.detail, elapsed=elapsed, key=key))
@@ -205,8 +213,6 @@ class _Once:
             background=request.prewarm,
             accelerated=request.acceleration != "off",
         )
-        if self.naming is not None:
-            self.naming.begin(found.identity)
         built = self.work.build(order, report, self.stop)
         if self.naming is not None and built.compiled:
             self.naming.made(found.identity, built.entry)

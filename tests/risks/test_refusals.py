@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.daemons import status
+from harness.daemons import status, until
 from mlc_jit import (
     ConfigInvalidError,
     ConfigNotFoundError,
@@ -289,7 +289,9 @@ def mounted(place: Place) -> Iterator[Callable[..., None]]:
         if "remount" not in options and subprocess.run(words, capture_output=True, check=False).returncode:
             pytest.skip("can't mount here")
         if "remount" in options:
-            subprocess.run(["mount", "-o", options, str(place.cache)], check=True)
+            again = ["mount", "-o", options, str(place.cache)]
+            # Not while somebody writes there: a copy under upstream's name, say.
+            until(lambda: subprocess.run(again, capture_output=True, check=False).returncode == 0, what=options)
 
     yield mount
     place.end_daemons()

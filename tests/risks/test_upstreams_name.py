@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,30 +234,44 @@ def test_copies_of_a_removed_entry_go_at_the_next_start(
     until(lambda: not copies(place), what="copies that go")
 
 
-def test_adopt_lists_what_upstream_left_and_makes_nothing_of_it(
+def files(mlc_jit: Callable[..., CompletedProcess[str]], *words: Any) -> dict[str, dict[str, Any]]:
+    report = json.loads(mlc_jit("adopt", *words, "--json").stdout)
+    return {each["file"]: each for each in report["files"]}
+
+
+@pytest.mark.timeout(60)
+def test_adopt_says_whose_is_what(
     daemon: Daemon, double: Double, place: Place, mlc_jit: Callable[..., CompletedProcess[str]]
 ) -> None:
     model, other = double.model(), double.model("other", hidden_size=65)
-    assert "left nothing" in mlc_jit("adopt").stdout
     jit(other, {}, "cpu")
     named(2)
     theirs = place.library / names(mlc_jit, model)["cpu"]["file"]
     theirs.write_bytes(b"theirs")
-    stranger = place.library / f"{'f' * 32}.so"
-    shutil.copy(theirs, stranger)
-
-    def files(*words: Any) -> dict[str, dict[str, Any]]:
-        report = json.loads(mlc_jit("adopt", *words, "--json").stdout)
-        return {each["file"]: each for each in report["files"]}
-
-    assert files().keys() == {theirs.name, stranger.name}
-    found = files(model, other, "--device", "cpu", "--all")
-    assert len(found) == 4
-    assert (found[theirs.name]["model"], found[theirs.name]["device"]) == (str(model), "cpu")
-    assert (found[theirs.name]["made_by"], found[stranger.name]["model"]) == ("unknown", "")
+    found = files(mlc_jit, model, other, "--device", "cpu", "--all")
+    assert len(found) == 3
+    assert (found[theirs.name]["made_by"], found[theirs.name]["model"]) == ("unknown", str(model))
+    assert found[theirs.name]["device"] == "cpu"
     assert {each["made_by"] for name, each in found.items() if each["model"] == str(other)} == {"mlc-jitd"}
-    shown = mlc_jit("adopt", model, "--device", "cpu").stdout
-    assert "not known" in shown
-    assert "none becomes an entry" in shown
     assert len(place.manifests()) == 1
     assert theirs.read_bytes() == b"theirs"
+
+
+def test_adopt_makes_nothing_of_what_upstream_left(
+    place: Place, mlc_jit: Callable[..., CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "left nothing" in mlc_jit("adopt").stdout
+    stranger = place.library / f"{'f' * 32}.so"
+    place.library.mkdir(exist_ok=True)
+    stranger.write_bytes(b"theirs")
+    stranger.chmod(0o666)
+    (found,) = files(mlc_jit).values()
+    assert (found["file"], found["made_by"], found["model"]) == (stranger.name, "unknown", "")
+    assert "chmod" in found["remedy"]
+    shown = mlc_jit("adopt").stdout
+    assert "not known" in shown
+    assert "none becomes an entry" in shown
+    assert "can be written by" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert [path.name for path in place.library.iterdir()] == [stranger.name]

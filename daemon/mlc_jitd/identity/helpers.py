@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _TAIL_BYTES = 4096
 _MAX_ANSWER_BYTES = 16 << 20
+
+
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 class HelperError(Exception):
@@ -58,11 +62,13 @@ def ask(
             )
         except (OSError, ValueError) as error:
             raise HelperError(f"{python} could not be started: {error}") from error
+        _running.add(process)
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired as error:
             raise HelperTimeoutError(f"{python} gave no answer within {seconds:g} s") from error
         finally:
+            _running.discard(process)
             _end(process)
         if status != 0:
             how = f"was ended by {_signal(-status)}" if status < 0 else f"ended with exit status {status}"
@@ -75,6 +81,16 @@ def ask(
     if not isinstance(answer, dict):
         raise HelperError(f"{python} printed something else than an answer")
     return answer
+
+
+def end_all() -> None:
+    """Kill the helpers that run, because nobody needs an answer any more: whoever waits for one gets an error."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+atexit.register(end_all)  # a thread that waits for a helper does not keep a process from ending
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

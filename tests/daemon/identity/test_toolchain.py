@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import venv
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.leftovers import alive, until
 from mlc_jit.errors import ToolchainNotFoundError
 
 if TYPE_CHECKING:
@@ -403,3 +405,25 @@ def test_a_record_that_is_replaced_while_it_is_read_is_stamped_as_it_was(
     version, _, _ = probe.distribution("mlc_llm", str(checkout / "mlc_llm"), stamps)
     assert version == "1.0"
     assert stamps.always[record][1] == before != probe.stat_of(record)
+
+
+def test_helpers_end_with_whoever_asked(double: ModuleType, tmp_path: Path) -> None:
+    """A thread of a process that ends waits for a compiler that hangs: neither outlives the process."""
+    code = """
+import sys, threading
+from pathlib import Path
+from mlc_jitd.identity.helpers import ask
+Path(sys.argv[2]).write_text(
+    "import os, sys, time; open(sys.argv[0] + '.pid', 'w').write(str(os.getpid())); time.sleep(3600)"
+)
+thread = threading.Thread(
+    target=lambda: ask(sys.executable, Path(sys.argv[2]), None, env=(), seconds=3600), daemon=True
+)
+thread.start()
+while not Path(sys.argv[2] + ".pid").exists() or not Path(sys.argv[2] + ".pid").read_text():
+    thread.join(0.01)
+"""
+    script = tmp_path / "helper.py"
+    subprocess.run([sys.executable, "-c", code, "x", str(script)], check=True, timeout=15)
+    pid = int((tmp_path / "helper.py.pid").read_text())
+    until(lambda: not alive(pid), what="the helper's end")
