@@ -28,7 +28,7 @@ from mlc_jitd.engine import Engine
 from mlc_jitd.explaining import Explaining
 from mlc_jitd.gauge import Gauge
 from mlc_jitd.housekeeper import Housekeeper
-from mlc_jitd.identity import Identifier, end_helpers
+from mlc_jitd.identity import Identifier
 from mlc_jitd.idle import Idle
 from mlc_jitd.lending import Lending
 from mlc_jitd.life import Life
@@ -177,7 +177,6 @@ def run(
             watcher.close()
             naming.close()
             explaining.close()
-            end_helpers()
             server.close()
             keeper.close()
             work.close()

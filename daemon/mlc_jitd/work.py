@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from mlc_jit.errors import CompileError, ConfigInvalidError, DaemonUnavailableError, JitError, StoreFullError
 from mlc_jitd.build import JobGroups, Kind, Limits, Outcome, StopSignal, WarmCompilers, run
 from mlc_jitd.headway import Stopwatch
+from mlc_jitd.identity import end_helpers
 from mlc_jitd.known import Known
 from mlc_jitd.store import (
     About,
@@ -286,7 +287,8 @@ class Work:
         return {**self.store.counters(), **apart, **warm}
 
     def close(self) -> None:
-        """End the warm compilers, when no compile runs any more."""
+        """End the warm compilers, when no compile runs any more, and the compilers that are being asked something."""
+        end_helpers()
         if self._warm is not None:
             self._warm.close()
 
