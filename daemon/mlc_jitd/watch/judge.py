@@ -83,7 +83,7 @@ def looked(state: State, found: Look, now: float, *, pace: float, known: Contain
         return dataclasses.replace(after, due=min(after.due, soon)), "same"
     if found.config == GONE:
         missing = min(state.missing, now)
-        if now - missing < GONE_SECONDS:
+        if now < missing + GONE_SECONDS:
             return dataclasses.replace(after, missing=missing, due=missing + GONE_SECONDS), "same"
         return dataclasses.replace(after, missing=math.inf, config=GONE), "gone"
     if found.config == state.config:
