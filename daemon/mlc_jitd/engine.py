@@ -314,7 +314,8 @@ class Engine:
             self._entries[key] = found.answer.entry
         else:
             self.counters[f"misses_{reason}"] += 1
-            logger.info("miss (%s) %s for %s: %s", reason, key[:12], request.model_path, found.why)
+        if found.why:
+            logger.info("miss (%s) %s for %s: %s", reason or "redo", key[:12], request.model_path, found.why)
         asking.identity, asking.why = found.identity, found.why
         for onlooker in self.onlookers:
             onlooker.looked_up(asking.peer, request, found)

@@ -82,7 +82,7 @@ class LookUp:
     Attributes:
         identity: What exactly is asked.
         answer: What the store has of it.
-        why: Why it is no hit, in words: a sentence without its stop; empty for a hit.
+        why: Why it is no answer, in words: a sentence without its stop; empty for a hit.
         stopgap: Upstream's own file, where the policy is READONLY and there is no entry.
     """
 
@@ -207,7 +207,9 @@ class Work:
         identity = self._identify(request)
         answer = self.store.find(identity.key)
         if isinstance(answer, Found):
-            return LookUp(identity, answer)
+            return LookUp(
+                identity, answer, "MLC_JIT_POLICY=REDO asks for a new one" if request.policy == "REDO" else ""
+            )
         readonly = request.policy == "READONLY"
         why = self._why(request, identity, answer, seconds=EXPLAIN_SECONDS if readonly else GLANCE_SECONDS)
         stopgap = self._stopgap(request, identity) if readonly else ""

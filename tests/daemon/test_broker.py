@@ -107,6 +107,13 @@ def test_readonly_never_compiles_and_says_why(broker: Broker, reason: str) -> No
     assert not broker.jobs
 
 
+def test_readonly_tells_the_reason_in_words(broker: Broker) -> None:
+    why = "the nearest entry, abc, differs: opt O2 there, O3 here"
+    (refusal,) = broker.asked(A, key=KEY, policy="READONLY", hit=False, reason="absent", now=0.0, why=why)
+    assert isinstance(refusal, Refuse)
+    assert f"is in the cache: {why}), and compiling" in refusal.trouble.message
+
+
 def test_readonly_does_not_wait_for_a_job_that_runs(broker: Broker) -> None:
     ask(broker, A)
     broker.started(KEY)

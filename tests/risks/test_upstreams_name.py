@@ -103,6 +103,7 @@ def test_a_redo_renews_the_copy(daemon: Daemon, double: Double, place: Place, mo
     monkeypatch.setenv("MLC_JIT_POLICY", "REDO")
     path = Path(jit(model, {}, "cpu:0").model_lib_path)
     assert copy.read_bytes() == path.read_bytes()
+    assert "miss (redo)" in daemon.log.read_text()
 
 
 @pytest.mark.parametrize("why", ["degraded", "variable"])
