@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import plistlib
 import shutil
@@ -145,6 +146,15 @@ def test_install_says_what_it_wrote_and_what_is_next(mlc_jit, place):
     assert "systemctl --user enable --now mlc-jitd.socket" in done.stdout
     assert "unchanged" in mlc_jit("service", "install").stdout
     assert place.daemons() == []
+
+
+def test_without_a_manager_nothing_is_pretended(mlc_jit, place):
+    done = mlc_jit("service", "install", "--now")
+    assert done.returncode == 1
+    assert "No service manager" in done.stdout
+    assert "systemctl --user enable" in done.stdout, "for when there is one"
+    shown = json.loads(mlc_jit("service", "status", "--json").stdout)
+    assert (shown["installed"], shown["states"], shown["socket"]) == (True, {}, str(locate().socket))
 
 
 def test_status_names_what_does_not_fit(mlc_jit, place):

@@ -168,12 +168,17 @@ def manager_environment() -> dict[str, str]:
 
 
 def _service_manager() -> bool:
-    """Whether this user has a running systemd of their own."""
+    """Whether this user's systemd may be used to start a daemon."""
     return (
         os.environ.get("MLC_JITD_AUTOSTART", "") != "detached"
-        and os.path.exists(_user_runtime() / "systemd" / "private")  # noqa: PTH110 - `su` may leave us another user's folder
+        and manager_runs()
         and shutil.which("systemd-run") is not None
     )
+
+
+def manager_runs() -> bool:
+    """Whether this user has a running systemd of their own."""
+    return os.path.exists(_user_runtime() / "systemd" / "private")  # noqa: PTH110 - `su` may leave us another's folder
 
 
 def _user_runtime() -> Path:

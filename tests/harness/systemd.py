@@ -5,6 +5,7 @@ The manager is started by ``user-systemd`` of the developers' shared folder; a t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -98,8 +99,9 @@ print("FACTS " + json.dumps(facts))
 
 
 def under_systemd(place: Place, double: Double, program: str) -> dict[str, Any]:
-    """Run a program under a service manager; what it left in ``facts``."""
-    done = run_under_systemd(place, double, PREAMBLE + program + EPILOGUE)
+    """Run a Python program under a service manager; what it left in ``facts``."""
+    shell = f'exec {sys.executable} -P "$KEEP/units/program.py"\n'
+    done = run_under_systemd(place, double, shell, program=PREAMBLE + program + EPILOGUE)
     for line in done.stdout.splitlines():
         if line.startswith("FACTS "):
             found: dict[str, Any] = json.loads(line.removeprefix("FACTS "))
@@ -107,8 +109,13 @@ def under_systemd(place: Place, double: Double, program: str) -> dict[str, Any]:
     raise AssertionError(done.stdout + done.stderr)
 
 
-def run_under_systemd(place: Place, double: Double, program: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python program under a service manager; ``$KEEP/units/config.json`` is a config of the double."""
+def run_under_systemd(
+    place: Place, double: Double, shell: str, *, program: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a shell script under a service manager; ``$KEEP/units/config.json`` is a config of the double.
+
+    One at a time on this host: managers in namespaces of their own still share the control groups of their units.
+    """
     shared = Path(os.environ.get("MLC_JITD_SHARED") or REPOSITORY.parent / "shared")
     tool = shared / "tools" / "user-systemd"
     if os.getuid() != 0 or not tool.exists() or not Path("/lib/systemd/systemd").exists():
@@ -119,8 +126,11 @@ def run_under_systemd(place: Place, double: Double, program: str) -> subprocess.
     shutil.copy(double.model() / "mlc-chat-config.json", keep / "config.json")
     (keep / "program.py").write_text(program)
     script = place.root / "test.sh"
-    script.write_text(f'exec {sys.executable} -P "$KEEP/units/program.py"\n')
+    script.write_text(shell)
     clean = {"PATH": os.environ["PATH"], MARK: os.environ[MARK], **double.environment()}  # the manager's, too
-    return subprocess.run(
-        [tool, str(keep), str(keep), str(script)], capture_output=True, text=True, timeout=115, check=False, env=clean
-    )
+    with tool.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return subprocess.run(
+            [tool, str(keep), str(keep), str(script)],
+            capture_output=True, text=True, timeout=115, check=False, env=clean,
+        )  # fmt: skip

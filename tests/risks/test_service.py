@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.daemons import Place
     from harness.doubles import Double
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)  # its turn included
 
 LIFE = """
 facts["installed"] = installed()
@@ -212,3 +212,33 @@ def test_a_memory_limit_of_the_service_bites_the_compile(double: Double, place: 
     assert "memory" in err
     assert facts["same"] == [True, "0", "active"]
     assert facts["after"].startswith("/tmp/cache/")
+
+
+BROKEN = """
+installed()
+systemctl("stop", SOCKET)
+unit = pathlib.Path("/tmp/home/.config/systemd/user", SERVICE)
+unit.write_text(unit.read_text().replace("ExecStart=", "ExecStart=/gone"))
+systemctl("daemon-reload")
+entry = model("entry")
+facts["started"] = library(entry)                 # nobody listened: a daemon is started without the unit
+facts["one"] = len(daemons())
+mlc_jit("stop", "--now")
+until(lambda: not daemons())
+systemctl("reset-failed", SERVICE, SOCKET)
+systemctl("start", SOCKET)
+begun = time.monotonic()
+facts["listening"] = mlc_jit("compile", entry, "--device", "cpu").stdout.strip()
+facts["seconds"] = time.monotonic() - begun
+findings = json.loads(mlc_jit("doctor", "--json").stdout)["findings"]
+facts["doctor"] = [each for each in findings if each["check"] == "service"]
+"""
+
+
+def test_a_unit_that_can_not_start_keeps_nobody_from_a_library(double: Double, place: Place) -> None:
+    facts = under_systemd(place, double, BROKEN)
+    assert facts["started"].startswith("/tmp/cache/")
+    assert facts["one"] == 1
+    assert facts["listening"] == facts["started"], facts
+    assert facts["doctor"][0]["level"] in ("problem", "note"), facts["doctor"]
+    assert "is gone" in facts["doctor"][0]["found"]

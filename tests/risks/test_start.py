@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import psutil
 import pytest
 
 from harness.daemons import status, until
-from harness.leftovers import MARK
+from harness.systemd import run_under_systemd
 from mlc_jit import jit
 
 if TYPE_CHECKING:
@@ -175,23 +174,10 @@ echo "after $({python} -P -m mlc_jit status; echo $?)"
 """
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 def test_under_a_service_manager_the_daemon_is_a_service(double: Double, place: Place) -> None:
-    shared = Path(os.environ.get("MLC_JITD_SHARED") or REPOSITORY.parent / "shared")
-    tool = shared / "tools" / "user-systemd"
-    if os.getuid() != 0 or not tool.exists() or not Path("/lib/systemd/systemd").exists():
-        pytest.skip("needs root, systemd and the tool user-systemd of the developers' folder (MLC_JITD_SHARED)")
-    if any(str(path).startswith(("/tmp/", "/run/")) for path in (REPOSITORY, Path(sys.executable))):
-        pytest.skip("the interpreter or the checkout lies in /tmp or /run, which the tool hides")
-    config = double.model() / "mlc-chat-config.json"
-    keep = place.folder("units")
-    shutil.copy(config, keep / "config.json")
-    script = place.root / "test.sh"
-    script.write_text(UNDER_SYSTEMD.format(config="$KEEP/units/config.json", python=sys.executable))
-    clean = {"PATH": os.environ["PATH"], MARK: os.environ[MARK], **double.environment()}  # the manager's, too
-    done = subprocess.run(
-        [tool, str(keep), str(keep), str(script)], capture_output=True, text=True, timeout=80, check=False, env=clean
-    )
+    shell = UNDER_SYSTEMD.format(config="$KEEP/units/config.json", python=sys.executable)
+    done = run_under_systemd(place, double, shell)
     said = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
     assert done.returncode == 0, done.stdout + done.stderr
     assert any("/tmp/cache/model_lib/" in line for line in done.stdout.splitlines())

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mlc_jit import services
-from mlc_jit.autostart import manager_environment
+from mlc_jit.autostart import manager_environment, manager_runs
 from mlc_jit.errors import RequestError, StoreUnwritableError
 from mlc_jit.locations import locate
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 MAC = sys.platform == "darwin"
 SECONDS = 30.0
 DONE = "done"
+NO_MANAGER = (
+    "No service manager of this user runs here (a container, or a session without one), so nothing is started;\n"
+    "clients start a daemon by themselves, as without these files."
+)
 
 
 def add(verbs: Any) -> None:
@@ -52,10 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     verbs = {"install": install, "uninstall": uninstall, "status": status}
     report = verbs[arguments.what](arguments)
-    if arguments.json:
-        print(json.dumps(report, indent=1))
-    else:
-        print("\n".join(report.pop("lines")))
+    lines = report.pop("lines")
+    print(json.dumps(report, indent=1) if arguments.json else "\n".join(lines))
     return int(report.get("failed", False))
 
 
@@ -85,7 +87,10 @@ def install(arguments: argparse.Namespace) -> dict[str, Any]:
         f"{sys.executable} runs the daemon.",
     ]
     steps = _start_steps(next(iter(files)))
-    if arguments.now and not arguments.dry_run:
+    if not _manager_reachable():
+        failed = arguments.now
+        lines += ["", NO_MANAGER]
+    elif arguments.now and not arguments.dry_run:
         said = [_do(step) for step in steps]
         failed = any(each != DONE for each in said)
         lines += ["", *(f"{' '.join(step)}: {each}" for step, each in zip(steps, said, strict=True))]
@@ -138,6 +143,7 @@ def status(_arguments: argparse.Namespace) -> dict[str, Any]:
     lines = [f"files   {path}" for path in found.paths]
     lines += [f"socket  {found.socket}", f"home    {found.home}", f"python  {found.python}"]
     lines += [f"{name}: {state}" for name, state in states.items()]
+    lines += [] if states else [NO_MANAGER]
     lines += [f"PROBLEM: {slip}" for slip in slips]
     if slips:
         lines.append("Write the files anew: mlc-jit service install")
@@ -173,11 +179,13 @@ def _stop_step(path: Path) -> list[str]:
 
 
 def _manager_reachable() -> bool:
-    return shutil.which("launchctl" if MAC else "systemctl") is not None
+    return shutil.which("launchctl") is not None if MAC else manager_runs() and shutil.which("systemctl") is not None
 
 
 def _states() -> dict[str, str]:
-    """What the manager says of each part."""
+    """What the manager says of each part; empty if there is none."""
+    if not _manager_reachable():
+        return {}
     if MAC:
         said = _run(["launchctl", "print", f"gui/{os.getuid()}/{services.NAME}"])
         return {services.NAME: "loaded" if said is not None and said.returncode == 0 else "not loaded"}
@@ -187,7 +195,8 @@ def _states() -> dict[str, str]:
         for question in ("is-active", "is-enabled"):
             said = _run(["systemctl", "--user", question, unit])
             words.append((said.stdout.strip() if said is not None else "") or "unknown")
-        states[unit] = words[0] if unit == services.SERVICE else ", ".join(words)
+        # A service that a socket starts is not enabled itself.
+        states[unit] = words[0] if unit == services.SERVICE else ", ".join(dict.fromkeys(words))
     return states
 
 
@@ -209,4 +218,9 @@ def _run(step: list[str]) -> subprocess.CompletedProcess[str] | None:
 
 
 def _user() -> str:
-    return os.environ.get("USER") or str(os.getuid())
+    import pwd  # noqa: PLC0415 - not on every system
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
