@@ -32,6 +32,9 @@ _THREAD_CAPS: tuple[str, ...] = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
+_ONE_EACH: tuple[str, ...] = ("FLASHINFER_NVCC_THREADS", "NVCC_THREADS")
+"""Threads inside one nvcc: ``MAX_JOBS`` of them run at a time."""
+
 _ALLOCATOR: dict[str, str] = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
     "MALLOC_TOP_PAD_": str(64 << 20),
@@ -145,6 +148,7 @@ def compiler_environment(
     env = {**_ALLOCATOR, **{name: own[name] for name in OWN_VARIABLES if name in own}}
     env.update(variables)
     env.update(dict.fromkeys(_THREAD_CAPS, str(cores)))
+    env.update(dict.fromkeys(_ONE_EACH, "1"))
     env.update(
         {
             "MLC_LLM_HOME": str(scratch / "home"),

@@ -65,6 +65,7 @@ def test_the_environment_is_declared_and_capped(tmp_path: Path) -> None:
     assert env["MLC_LLM_HOME"].startswith(str(tmp_path))
     assert env["PYTHONSAFEPATH"] == "1"
     assert {env[name] for name in ("OMP_NUM_THREADS", "TVM_NUM_THREADS", "MAX_JOBS")} == {"3"}
+    assert (env["NVCC_THREADS"], env["FLASHINFER_NVCC_THREADS"]) == ("1", "1"), "as many nvcc as there are jobs"
     assert "SECRET" not in env
 
 

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 
 GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
 MARKER = "MLC_JITD_JOB"
+FROZEN = {
+    "<frozen importlib._bootstrap>": "_frozen_importlib",
+    "<frozen importlib._bootstrap_external>": "_frozen_importlib_external",
+    "<frozen runpy>": "runpy",
+}
 KEPT = ("LC_CTYPE",)
 """What an interpreter sets for itself at its start, where the locale is C."""
 
@@ -85,6 +90,7 @@ def main() -> None:
     parser.add_argument("--channel", type=int, required=True)
     given = parser.parse_args()
     sys.path[:0] = given.path
+    _name_frozen_modules()
     began = time.monotonic()
     for module in given.modules:
         importlib.import_module(module)
@@ -108,12 +114,18 @@ def _supervisor_loop(folder: str) -> Any:
     return importlib.import_module(f"{name}.loop")
 
 
-def _remember_modules() -> None:
-    """Have `inspect` find the module of each frame at once, this file's too, which is not ``__main__`` in a job.
+def _name_frozen_modules() -> None:
+    """Have `inspect` find the module of each frame of the import system at once.
 
-    TVM's script parser asks for whole stacks. For a file that belongs to no module `inspect` goes through all modules,
-    each time: that took a tenth of a compile.
+    TVM's script parser asks for the whole stack at each kernel, and for a frame whose file belongs to no module
+    `inspect` goes through all modules, each time. Kernels are defined while modules are imported: such frames are many.
     """
+    for name, module in FROZEN.items():
+        inspect.modulesbyfile[name] = module
+
+
+def _remember_modules() -> None:
+    """The same for the frames of modules that are imported now, and for those of this file, no job's ``__main__``."""
     sys.modules["_mlc_jitd_warm"] = sys.modules["__main__"]
     inspect.getmodule(_remember_modules.__code__)
 
