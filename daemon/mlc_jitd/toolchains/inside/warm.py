@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
 MARKER = "MLC_JITD_JOB"
-FROZEN = {
+NAMELESS = {
+    "<ast>": "ast",  # what TVM compiles from a syntax tree
     "<frozen importlib._bootstrap>": "_frozen_importlib",
     "<frozen importlib._bootstrap_external>": "_frozen_importlib_external",
     "<frozen runpy>": "runpy",
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--channel", type=int, required=True)
     given = parser.parse_args()
     sys.path[:0] = given.path
-    _name_frozen_modules()
+    _name_frames()
     began = time.monotonic()
     for module in given.modules:
         importlib.import_module(module)
@@ -114,13 +115,13 @@ def _supervisor_loop(folder: str) -> Any:
     return importlib.import_module(f"{name}.loop")
 
 
-def _name_frozen_modules() -> None:
-    """Have `inspect` find the module of each frame of the import system at once.
+def _name_frames() -> None:
+    """Have `inspect` find the module of each frame at once, those of the import system too.
 
     TVM's script parser asks for the whole stack at each kernel, and for a frame whose file belongs to no module
     `inspect` goes through all modules, each time. Kernels are defined while modules are imported: such frames are many.
     """
-    for name, module in FROZEN.items():
+    for name, module in NAMELESS.items():
         inspect.modulesbyfile[name] = module
 
 

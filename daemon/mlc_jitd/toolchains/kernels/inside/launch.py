@@ -9,12 +9,19 @@ What follows `--` runs as it would have alone. Where this TVM is not a known one
 from __future__ import annotations
 
 import argparse
+import inspect
 import runpy
 import sys
 import traceback
 from pathlib import Path
 
 HERE = str(Path(__file__).resolve().parent)
+NAMELESS = {
+    "<ast>": "ast",  # what TVM compiles from a syntax tree
+    "<frozen importlib._bootstrap>": "_frozen_importlib",
+    "<frozen importlib._bootstrap_external>": "_frozen_importlib_external",
+    "<frozen runpy>": "runpy",
+}
 
 
 def main() -> None:
@@ -27,6 +34,7 @@ def main() -> None:
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     rest = given.rest[1:] if given.rest[:1] == ["--"] else given.rest
+    _name_frames()
     try:
         _take_over(given)
     except Exception:  # noqa: BLE001 - never worse than without
@@ -38,6 +46,16 @@ def main() -> None:
     else:
         sys.argv[:] = rest
         runpy.run_path(rest[0], run_name="__main__")
+
+
+def _name_frames() -> None:
+    """Have `inspect` find the module of each frame of a stack at once: this file's too, soon no ``__main__``.
+
+    TVM's script parser asks for the whole stack at each kernel, and for a frame whose file belongs to no module
+    `inspect` goes through all modules, each time.
+    """
+    sys.modules["_mlc_jitd_launch"] = sys.modules["__main__"]
+    inspect.modulesbyfile.update(NAMELESS)
 
 
 def _take_over(given: argparse.Namespace) -> None:
