@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from mlc_jit.errors import JitError
+    from mlc_jitd.overview import Overview
     from mlc_jitd.store import Manifest
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,10 @@ TAKEOVER_SECONDS = 60.0
 """How long a daemon that the service manager started waits for one that a client started before."""
 
 ROOT = Path("/")
+
+GENTLE = 16
+GENTLE_SECONDS = 0.001
+"""Manifests that are read at the start before everybody else gets a turn, and how long that is."""
 
 
 def make_work(
@@ -138,18 +144,15 @@ def run(
             broker,
             queue,
             gauge=gauge,
-            likeness=_likeness(work),
+            likeness=(likeness := Likeness()),
             places=places,
             log_path=log_path,
             drain_seconds=settings.drain_seconds,
             lend=lending.lend,
         )
         asks = Asks(work.store.layout.library)
-        keeper = Housekeeper(lending, Collector(work.store, leases, lending.uses), asks, settings)
+        keeper = _housekeeper(engine, work, lending, asks, settings)
         keeper.probe = lambda connection: server.send(connection, Heartbeat())
-        work.make_room = keeper.make_room
-        engine.cache_report = keeper.report
-        engine.onlookers.append(keeper)
         watcher = _watcher(engine, work, asks, settings)
         idle = Idle(on_demand, settings.idle_seconds, wanted=lambda: len(watcher.subscribers) > 0)
         life = Life(engine, door, service, idle, lambda: server.counters["messages"])
@@ -163,6 +166,7 @@ def run(
         explaining = _explaining(engine, work)
         naming = _naming(engine, work, settings)
         engine.retire = life.retire
+        _read_manifests_soon(work, likeness, engine.overview)
         try:
             takers = _takers(engine, broker, queue, work, keeper=keeper, idle=idle)
             _signals(engine, Reload(settings, partial(gather, flags=flags), takers))
@@ -215,20 +219,30 @@ def _warm(settings: Settings, gauge: Gauge, groups: JobGroups, owner: str) -> Wa
     )
 
 
-def _likeness(work: Work) -> Likeness:
-    likeness = Likeness()
+def _housekeeper(engine: Engine, work: Work, lending: Lending, asks: Asks, settings: Settings) -> Housekeeper:
+    keeper = Housekeeper(lending, Collector(work.store, lending.leases, lending.uses), asks, settings)
+    work.make_room = keeper.make_room
+    engine.cache_report = keeper.report
+    engine.onlookers.append(keeper)
+    return keeper
+
+
+def _read_manifests_soon(work: Work, likeness: Likeness, overview: Overview) -> None:
     # Off the way to the first answer: ten thousand manifests take a moment to read.
-    threading.Thread(target=_learn, args=(work, likeness), name="likeness", daemon=True).start()
-    return likeness
+    threading.Thread(target=_read_manifests, args=(work, likeness, overview), name="likeness", daemon=True).start()
 
 
-def _learn(work: Work, likeness: Likeness) -> None:
-    """Read every manifest once, for both who learn from them."""
+def _read_manifests(work: Work, likeness: Likeness, overview: Overview) -> None:
+    """Read every manifest once, for all who learn from them."""
 
     def read() -> Iterator[Manifest]:
-        for manifest in work.store.manifests():
-            work.known.learn(manifest)
-            yield manifest
+        for number, (_, manifest, stamp) in enumerate(work.store.stamped({})):
+            if manifest is not None:
+                work.known.learn(manifest)
+                overview.learn(manifest, stamp)
+                yield manifest
+            if number % GENTLE == GENTLE - 1:
+                time.sleep(GENTLE_SECONDS)  # who asks meanwhile must not wait for this
 
     likeness.learn_all(read())
     work.known.refresh()

@@ -120,7 +120,7 @@ class Engine:
         self._queue = jobs
         self._gauge = gauge
         self._likeness = likeness
-        self._overview = Overview(
+        self.overview = Overview(
             work.store, places, log_path, kernels=work.acceleration.store if work.acceleration is not None else None
         )
         self.drain_seconds = drain_seconds
@@ -187,7 +187,7 @@ class Engine:
             case m.JitRequest():
                 return self._recall(peer, message)
             case m.Hello():
-                return self._overview.welcome(message)
+                return self.overview.welcome(message)
             case m.Leave():
                 self._post(self._left, (peer.identity, message.id), message.cancel)
             case m.Cancel():
@@ -579,7 +579,7 @@ class Engine:
         if self._replies is not None:
             counters += self._replies.counters
         counters["hits"] += self._remembered_hits
-        status = self._overview.status(
+        status = self.overview.status(
             id_,
             uptime=now - self._begun,
             draining=self._broker.draining,
@@ -593,7 +593,7 @@ class Engine:
 
     def _list(self, peer: Peer, id_: int) -> None:
         def task() -> None:
-            for part in self._overview.listing(id_):
+            for part in self.overview.listing(id_):
                 self._send(peer.identity, self._completed(part))
 
         self.later(task)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from mlc_jitd.identity import Identity
-    from mlc_jitd.store import Manifest
+    from mlc_jitd.store import CompileRecord, Manifest
 
 MARGIN = 1.25
 """What is asked for beyond the largest peak that was seen."""
@@ -38,23 +38,20 @@ class Likeness:
 
     def learn_all(self, manifests: Iterable[Manifest]) -> None:
         """Take in a whole cache."""
-        for manifest in sorted(manifests, key=lambda each: each.created):
-            self.learn(manifest)
+        # Not the manifests: ten thousand of them are 200 MB.
+        lessons = [(each.created, number, _lesson(each)) for number, each in enumerate(manifests)]
+        for _, _, lesson in sorted(lessons):
+            self._learn(*lesson)
 
     def learn(self, manifest: Manifest) -> None:
         """Take in one compile: the newest time counts, and the largest memory."""
-        record = manifest.compile
+        self._learn(*_lesson(manifest))
+
+    def _learn(self, kins: tuple[Hashable, ...], record: CompileRecord) -> None:
         if record.seconds <= 0:
             return
-        model = manifest.parts.get("model")
         with self._lock:
-            for kin in _kin(
-                manifest.key,
-                manifest.toolchain.name,
-                model.sha256 if model else "",
-                manifest.model.type,
-                manifest.model.quantization,
-            ):
+            for kin in kins:
                 before = self._seen.get(kin, Expectation())
                 memory = max(before.memory or 0, record.peak_memory) or None
                 self._seen[kin] = Expectation(record.seconds, memory, tuple(record.stages.items()))
@@ -70,6 +67,18 @@ class Likeness:
                     memory = None if seen.memory is None else int(seen.memory * MARGIN)
                     return Expectation(seen.seconds, memory, seen.stages)
         return Expectation()
+
+
+def _lesson(manifest: Manifest) -> tuple[tuple[Hashable, ...], CompileRecord]:
+    model = manifest.parts.get("model")
+    kins = _kin(
+        manifest.key,
+        manifest.toolchain.name,
+        model.sha256 if model else "",
+        manifest.model.type,
+        manifest.model.quantization,
+    )
+    return kins, manifest.compile
 
 
 def _kin(key: str, toolchain: str, model: str, model_type: str, quantization: str) -> tuple[Hashable, ...]:

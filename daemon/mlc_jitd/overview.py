@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlc_jit.locations import Locations
-    from mlc_jitd.store import KernelStore, Store
+    from mlc_jitd.store import KernelStore, Manifest, Store
+    from mlc_jitd.store.files import Stamp
+
+REMEMBERED = 16_384
+"""Rows of the listing that are kept, at some 700 bytes each."""
 
 LISTING_CHUNK = 500
 """Entries in one message of a listing."""
@@ -31,6 +35,7 @@ class Overview:
 
     def __init__(self, store: Store, places: Locations, log_path: str, *, kernels: KernelStore | None = None) -> None:
         self._store = store
+        self._rows: dict[str, tuple[Stamp, m.EntryReport]] = {}
         self._kernels = kernels
         self._places = places
         self._log_path = log_path
@@ -83,9 +88,25 @@ class Overview:
 
         return made
 
+    def learn(self, manifest: Manifest, stamp: Stamp) -> None:
+        """Keep what the listing says of an entry, so that it need not be read again while it is what it was."""
+        if len(self._rows) < REMEMBERED:
+            self._rows[manifest.key] = (stamp, row(self._store.layout.library / manifest.artifact, manifest))
+
+    def _own_rows(self) -> Iterator[m.EntryReport]:
+        known = dict(self._rows)
+        self._rows = {}  # what is gone by now is forgotten
+        for key, manifest, stamp in self._store.stamped({key: stamp for key, (stamp, _) in known.items()}):
+            found = known[key][1] if manifest is None else row(self._store.layout.library / manifest.artifact, manifest)
+            if len(self._rows) < REMEMBERED:
+                self._rows[key] = (stamp, found)
+            yield found
+
     def listing(self, id_: int) -> Iterator[m.Listing]:
         """Every entry, newest first, in messages of a bounded size; reads every manifest."""
-        rows = [row(path, manifest, layer) for layer, path, manifest in self._store.everything()]
+        rows = list(self._own_rows())
+        if self._store.layers:
+            rows += [row(path, manifest, layer) for layer, path, manifest in self._store.everything() if layer]
         rows.sort(key=lambda each: -each.created)
         for start in range(0, max(1, len(rows)), LISTING_CHUNK):
             chunk = tuple(rows[start : start + LISTING_CHUNK])

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,38 @@ def test_a_library_that_a_process_runs_computes_on_whatever_is_collected(
     assert {each["artifact"] for each in collected(mlc_jit)["removed"]} == {Path(old).name, Path(new).name}
     assert not Path(old).exists()
     assert running.answer() == 44
+
+
+@pytest.fixture
+def far_daemon(place: Place, ended: None) -> Any:
+    """A daemon in a pid namespace of its own: it can't see the processes that ask it."""
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() or subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs root and pid namespaces")
+    read, write = os.pipe()
+    with (place.root / "far.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, sys.executable, "-P", "-m", "mlc_jitd", "run", "--ready-fd", str(write)],
+            stdout=log, stderr=log, cwd="/", pass_fds=(write,),
+        )  # fmt: skip
+    os.close(write)
+    assert os.read(read, 64) == b"ready\n", (place.root / "far.log").read_text()
+    os.close(read)
+    yield process
+    process.kill()
+    process.wait()
+    place.stale_sockets = True
+    until(lambda: not place.daemons(), what="the daemon's end")
+
+
+def test_a_process_that_can_not_be_seen_is_held_by_its_connection(
+    far_daemon: Any, double: Double, holding: Any, mlc_jit: Command
+) -> None:
+    _, path = holding(double.model())
+    held = collected(mlc_jit)
+    assert held["removed"] == []
+    assert held["kept"][0]["why"] == "in use by a process in another pid namespace"
+    assert Path(path).exists()
 
 
 RACE = """
