@@ -106,7 +106,7 @@ class Arming:
         self._paths = wanted
 
     def _manner(self, held: Watched, number: int) -> tuple[str, str]:
-        if held.manner == "unreachable" and held.looking:
+        if held.manner == "unreachable":  # until a look at it comes back
             return held.manner, held.why
         if held.state.config == GONE:
             return "gone", ""

@@ -41,13 +41,15 @@ class Mounts:
             if len(words) > 4 and kinds[0]:  # noqa: PLR2004 - the fifth field is the place
                 self._types[_OCTAL.sub(lambda match: chr(int(match[1], 8)), words[4])] = kinds[0]
 
-    def kind(self, path: str) -> str:
-        """The type of the file system that an absolute path lies on, by its text."""
-        while path not in self._types:
-            if path in ("/", ""):
-                return ""
+    def place(self, path: str) -> str:
+        """Where the file system is mounted that an absolute path lies on, by its text."""
+        while path not in self._types and path not in ("/", ""):
             path = path.rpartition("/")[0] or "/"
-        return self._types[path]
+        return path
+
+    def kind(self, path: str) -> str:
+        """The type of that file system."""
+        return self._types.get(self.place(path), "")
 
     def silent(self, path: str) -> str:
         """The type of the file system, if it does not tell of every change; else nothing."""

@@ -26,7 +26,7 @@ from mlc_jitd.watch.arming import CHECK_SECONDS, SCAN_SECONDS, Arming, Watched
 from mlc_jitd.watch.following import Following
 from mlc_jitd.watch.keeping import keep
 from mlc_jitd.watch.lane import Lane
-from mlc_jitd.watch.look import Look, look
+from mlc_jitd.watch.looks import Looks
 from mlc_jitd.watch.observer import Events
 from mlc_jitd.watch.subscribers import Subscribers
 
@@ -39,15 +39,13 @@ if TYPE_CHECKING:
     from mlc_jitd.identity import Identity
     from mlc_jitd.server import Peer
     from mlc_jitd.store import Entry
+    from mlc_jitd.watch.look import Look
     from mlc_jitd.work import LookUp, Work
 
 logger = logging.getLogger(__name__)
 
 ARM_SECONDS = 0.1
 """How often it is worked out which folders are to be watched, at most."""
-HANG_SECONDS = 20.0
-"""After so long a look is taken to hang."""
-MOST_HANGING = 4
 ASKED_SECONDS = 3600.0
 """How exactly it is noted when a folder was last asked for."""
 
@@ -80,8 +78,7 @@ class Watcher(Onlooker):
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._folders: dict[str, Watched] = {}
         self._stale: frozenset[str] = frozenset()
-        self._looks = Lane("watch-looks")
-        self._hanging = 0
+        self._looks = Looks(lambda held, found: self.post(self._found, held, found))
         self.asker = Lane("watch-asker")
         self._poked: set[str] = set()
         self._losses: Counter[str] = Counter()
@@ -200,8 +197,8 @@ class Watcher(Onlooker):
                 self.counters["errors"] += 1
                 logger.exception("watching: %s failed", handler.__name__)
         self._events.close()
-        for lane in (self._looks, self.asker):
-            lane.close()
+        for each in (self._looks, self.asker):
+            each.close()
 
     def _patience(self) -> float:
         now = time.monotonic()
@@ -301,7 +298,8 @@ class Watcher(Onlooker):
             self._next_check = now + CHECK_SECONDS
             self._events.check()
             self._following.on_time(now)
-            self._leave_behind()
+            if self._looks.check() is not None:
+                self._lose("a look hangs")
         for held in list(self._folders.values()):
             if held.state.due <= now and not held.looking:
                 self._look(held, now)
@@ -310,20 +308,18 @@ class Watcher(Onlooker):
             self._arm()
 
     def _look(self, held: Watched, now: float) -> None:
-        held.looking = True
         # After an event, too: a mark can be equal although the content is not.
         thoroughly = now >= held.scan_due or held.state.burst <= now or held.state.missing <= now
-        if thoroughly:
+        if not self._looks.take(held, thoroughly=thoroughly):
+            held.state = replace(held.state, due=now + SCAN_SECONDS)
+        elif thoroughly:
             held.scan_due = now + SCAN_SECONDS
-        last = held.last
-
-        def task() -> None:
-            found = look(held.path, last, thoroughly=thoroughly, now=time.time())
-            self.post(self._found, held, found)
-
-        self._looks.do(task)
 
     def _found(self, held: Watched, found: Look) -> None:
+        if self._looks.ended(held):
+            self._lose("a look came back")
+        if held.manner == "unreachable":
+            held.manner, self._unarmed = "scan", True
         held.looking, again, held.again = False, held.again, False
         if self._folders.get(held.path) is not held:
             return
@@ -336,7 +332,7 @@ class Watcher(Onlooker):
         )
         if again:
             held.due(thoroughly=True)
-        self._unarmed = self._unarmed or anew or held.manner == "unreachable" or verdict != "same"
+        self._unarmed = self._unarmed or anew or verdict != "same"
         match verdict:
             case "seen":
                 self.change(held.path, lambda folder: folder.saw(found.config, now=time.time()))
@@ -351,21 +347,6 @@ class Watcher(Onlooker):
                 pass
         if verdict in ("seen", "same") and found.payload and held.wanted != found.config == held.state.config:
             self._following.want_kept(held, found)
-
-    def _leave_behind(self) -> None:
-        """A look that hangs is left to hang, and others look from now on."""
-        if self._looks.busy() < HANG_SECONDS or self._hanging >= MOST_HANGING:
-            return
-        self._hanging += 1
-        self._lose("a look hangs")
-        stuck, self._looks = self._looks, Lane("watch-looks")
-        stuck.close()
-        for held in self._folders.values():
-            if held.looking:
-                held.manner, held.why = "unreachable", "its file system does not answer"
-                # The first of them hangs; the others were behind it and get another turn.
-                held.looking = False
-                held.state = replace(held.state, due=time.monotonic() + SCAN_SECONDS)
 
     def _arm(self) -> None:
         """Watch what should be watched; the folders that were asked for last come first."""
