@@ -34,8 +34,8 @@ HOST_FILE = Path("/etc/mlc-jitd/config.toml")
 NOT_SETTINGS = frozenset(
     PREFIX + name
     for name in (
-        "AUTOSTART", "CONFIG", "DAEMON_SILENCE_SECONDS", "JOB", "PASS_ENV", "PYTHON", "RUNTIME_DIR", "SHARED", "SOCKET",
-        "TOOLCHAIN",
+        "AUTOSTART", "BUSY_SECONDS", "CONFIG", "DAEMON_SILENCE_SECONDS", "JOB", "PASS_ENV", "PYTHON", "RUNTIME_DIR",
+        "SHARED", "SOCKET", "START_SECONDS", "TOOLCHAIN", "WAIT_SECONDS",
     )
 )  # fmt: skip
 """Variables that are ours and no setting of a daemon; so none of them is a setting that was misspelt."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -99,6 +100,13 @@ def test_a_misspelt_variable_is_a_slip_and_a_strange_one_is_not():
     (slip,) = gather({"MLC_JITD_MAX_QUEUE": "1", "MLC_JITD_SOMETHING_NEW": "1", "MLC_JITD_JOB": "x"}).slips
     assert "MLC_JITD_MAX_QUEUE is no setting" in str(slip)
     assert "MLC_JITD_MAX_QUEUED" in str(slip)
+
+
+def test_no_variable_of_the_clients_is_taken_for_a_misspelt_setting():
+    names = set(re.findall(r"\bMLC_JITD_[A-Z_]+[A-Z]", (ROOT / "docs" / "variables.md").read_text())) - {config.CONFIG}
+    assert "MLC_JITD_SOCKET" in names
+    slips = gather(dict.fromkeys(names, "1")).slips
+    assert [slip.message for slip in slips if "is no setting" in slip.message] == [], "add it to NOT_SETTINGS"
 
 
 @pytest.mark.parametrize(
