@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.daemons import status, until
 from mlc_jitd.identity.canonical import PART_NAMES, key_of, part
 from mlc_jitd.store import About, PartRecord, Store, ToolchainRecord
 
@@ -154,6 +155,7 @@ def test_the_compile_is_made_outside_the_cache_and_what_the_double_makes_is_no_l
     daemon: Daemon, double: Double, mlc_jit: MlcJit, place: Place
 ) -> None:
     assert mlc_jit("compile", double.model(), "--device", "cpu", "--opt", "O1").returncode == 0
+    until(lambda: status().counters.get("upstream_placed", 0) == 2, what="copies under upstream's names")
     before = sorted(place.library.rglob("*"))
     done = mlc_jit("verify", key_in(place), "--recompile", "--json")
     found = proof(done)

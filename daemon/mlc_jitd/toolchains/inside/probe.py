@@ -333,13 +333,14 @@ def class_fields(path: str, name: str) -> list[list[str]] | None:
             tree = ast.parse(file.read())
     except (OSError, SyntaxError, ValueError):
         return None
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            plain = [
-                each for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
-            ]
-            return [[each.target.id, ast.unparse(each.annotation)] for each in plain] or None
-    return None
+    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name][-1:]
+    fields = [
+        [each.target.id, ast.unparse(each.annotation)]
+        for node in found
+        for each in node.body
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    ]
+    return fields or None
 
 
 def look() -> tuple[dict[str, object], Stamps]:
