@@ -20,6 +20,7 @@ from mlc_jit.settings import jit_policy, silence_seconds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mlc_jit.progress import ProgressLine
 
 __all__ = [
     "JITResult", "OnProgress", "ajit", "ask", "ask_all", "device_text", "jit", "jit_policy", "library", "logger",
@@ -73,7 +74,7 @@ def jit(
         WaitTimedOutError: ``timeout`` is over; a ``TimeoutError``. The compile goes on.
         JitError: Anything else; all of these are ``RuntimeError``.
     """
-    if settings.mode() == "off":
+    if settings.current().mode == "off":
         return upstream(model_path, overrides, device, system_lib_prefix, skip_log_jit_policy=skip_log_jit_policy)
     answer = library(
         model_path,
@@ -109,15 +110,29 @@ def library(
     watched = on_progress is None and on_terminal()
     asked = question(model_path, overrides, device, system_lib_prefix, progress=watched or on_progress is not None)
     deadline = deadline_of(timeout)
-    if watched:
-        from mlc_jit.progress import ProgressLine  # noqa: PLC0415 - only where somebody watches
-
-        with ProgressLine(_label(asked)) as line:  # nothing is drawn for a hit
-            answer = ask(asked, on_progress=line, deadline=deadline)
-    else:
-        answer = ask(asked, on_progress=on_progress, deadline=deadline)
+    answer = _ask_on_terminal(asked, deadline) if watched else ask(asked, on_progress=on_progress, deadline=deadline)
     tell_answer(log, answer)
     return answer
+
+
+def _ask_on_terminal(asked: Question, deadline: float | None) -> m.Result:
+    """Ask with a progress line, once there is progress: nothing is made or drawn for a hit."""
+    line: ProgressLine | None = None
+
+    def show(step: m.Progress) -> None:
+        nonlocal line
+        if line is None:
+            from mlc_jit import progress as shown  # noqa: PLC0415 - only where somebody watches
+
+            line = shown.ProgressLine(os.path.basename(asked.request.model_path))  # noqa: PTH119 - a text
+            line.__enter__()
+        line(step)
+
+    try:
+        return ask(asked, on_progress=show, deadline=deadline)
+    finally:
+        if line is not None:
+            line.__exit__(None, None, None)
 
 
 async def ajit(
@@ -183,10 +198,6 @@ def tell_policy(log: logging.Logger) -> None:
 
 def tell_answer(log: logging.Logger, answer: m.Result) -> None:
     log.info("Using %s model lib: %s", "cached" if answer.source == "hit" else "compiled", answer.path)
-
-
-def _label(asked: Question) -> str:
-    return os.path.basename(asked.request.model_path)  # noqa: PTH119 - on the hit path
 
 
 def on_terminal() -> bool:

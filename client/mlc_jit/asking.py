@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc_jit import messages as m
-from mlc_jit.conversation import Conversation, OnEnd, OnProgress, Wait, does_without, heeded
+from mlc_jit.conversation import Begun, Conversation, OnEnd, OnProgress, Wait, does_without, heeded, quick
 from mlc_jit.errors import JitError, ToolchainNotFoundError
 from mlc_jit.locations import locate
 from mlc_jit.request import Question
@@ -40,8 +40,20 @@ def ask(
         WaitTimedOutError: ``deadline`` has come.
         JitError: No library; never just because of the daemon, as long as the work can be done without one.
     """
+    begun: m.Result | Begun | None = None
+    if type(question) is Question and question.hopeful and interrupt is None and deadline is None and not cancel_alone:
+        try:
+            begun = quick(question)
+        except JitError:
+            begun = None  # it will be met again
+        if type(begun) is m.Result:
+            return begun
     wait = Wait(_question(question, on_progress), on_progress)
-    _ask([wait], cancel_alone=cancel_alone, interrupt=interrupt, deadline=deadline)
+    if isinstance(begun, Begun):
+        wait.id = begun.id
+    else:
+        begun = None
+    _ask([wait], cancel_alone=cancel_alone, interrupt=interrupt, deadline=deadline, begun=begun)
     if isinstance(wait.outcome, m.Result):
         return wait.outcome
     assert wait.outcome is not None
@@ -92,6 +104,7 @@ def _ask(
     interrupt: Interrupt | None,
     deadline: float | None,
     on_end: OnEnd | None = None,
+    begun: Begun | None = None,
 ) -> None:
     """Until each has an outcome."""
     try:
@@ -103,7 +116,7 @@ def _ask(
                 on_end(wait.place, error)
     else:
         Conversation(
-            places, waits, cancel_alone=cancel_alone, interrupt=interrupt, deadline=deadline, on_end=on_end
+            places, waits, cancel_alone=cancel_alone, interrupt=interrupt, deadline=deadline, on_end=on_end, begun=begun
         ).run()
     for wait in waits:
         if isinstance(wait.outcome, JitError) and does_without(wait.outcome):

@@ -47,7 +47,7 @@ class Channel:
         self.path = path
         self._place = os.fspath(path)
         self.inode = _inode(self._place)
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._socket = _context().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
@@ -166,7 +166,7 @@ class Channel:
         """A thread that ends drops its connection like this; so does a child that was forked from among threads."""
         if not hasattr(self, "_socket"):
             return
-        if self._pid == getpid():
+        if self.pid == getpid():
             self.close()
         else:
             left_behind.append(self._socket)
@@ -241,11 +241,11 @@ def current(path: Path) -> Channel | None:
     channel: Channel | None = getattr(_local, "channel", None)
     if channel is None:
         return None
-    if _local.pid != os.getpid():
+    if channel.pid != os.getpid():
         _left_behind.append(channel)
         _local.channel = None
         return None
-    if channel.path != path or not channel.fresh():
+    if (channel.path is not path and channel.path != path) or not channel.fresh():
         forget()
         return None
     return channel
@@ -255,14 +255,13 @@ def connect(path: Path) -> Channel:
     """A new connection for this thread."""
     forget()
     _local.channel = channel = Channel(path)
-    _local.pid = os.getpid()
     return channel
 
 
 def forget() -> None:
     """Drop this thread's connection."""
     channel: Channel | None = getattr(_local, "channel", None)
-    if channel is not None and _local.pid == os.getpid():
+    if channel is not None and channel.pid == os.getpid():
         channel.close()
     _local.channel = None
 

@@ -27,7 +27,7 @@ from mlc_jit.errors import (
     StoreUnwritableError,
     WaitTimedOutError,
 )
-from mlc_jit.locations import NO_HOME, Locations
+from mlc_jit.locations import NO_HOME, Locations, locate
 from mlc_jit.vigil import FIRST_PROBE_SECONDS, Vigil
 
 if TYPE_CHECKING:
@@ -110,10 +110,43 @@ class Wait:
         return "answered"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Begun:
+    """A question that was asked in the hope of the answer that it had before, and had another one, or none yet."""
+
+    channel: wire.Channel
+    id: int
+    frame: bytes | None
+
+
+def quick(question: Question) -> m.Result | Begun | None:
+    """Ask once more what was a hit the last time, and take the same answer without further ado.
+
+    What can be made ready is made ready while the daemon thinks. ``None`` where nothing was asked.
+    """
+    channel = wire.current(locate().socket)
+    if channel is None:
+        return None
+    id_ = wire.next_id()
+    channel.post(question.frame(id_))
+    frame: bytes | None = None
+    try:
+        expected = question.expected(id_)
+        seen = expected is not None and os.path.exists(expected[0].path)  # noqa: PTH110 - on the hit path
+        frame = channel.take(FIRST_PROBE_SECONDS)
+    except BaseException:
+        channel.send(m.Leave(id=id_))
+        raise
+    if expected is not None and seen and frame == expected[1]:
+        return expected[0]
+    return Begun(channel, id_, frame)
+
+
 class Conversation:
     """What is said and heard over this thread's connection, and over its successors', until every wait has an outcome.
 
-    The outcome may be that no daemon was to be had. Arguments as ``ask`` and ``ask_all`` explain them.
+    The outcome may be that no daemon was to be had. Arguments as ``ask`` and ``ask_all`` explain them; ``begun`` where
+    the only question was asked already.
     """
 
     def __init__(
@@ -125,7 +158,10 @@ class Conversation:
         interrupt: Interrupt | None,
         deadline: float | None,
         on_end: OnEnd | None,
+        begun: Begun | None = None,
     ) -> None:
+        self._asked_over = None if begun is None else begun.channel
+        self._first = None if begun is None else begun.frame
         self._places = places
         self._pending = {wait.id: wait for wait in waits}
         self._cancel_alone = cancel_alone
@@ -177,25 +213,23 @@ class Conversation:
         """Ask what is pending, and hear it out."""
         begun = time.monotonic()
         asked = self._asked()
-        for wait in asked:
-            channel.post(wait.question.frame(wait.id))
+        if channel is not self._asked_over:
+            for wait in asked:
+                channel.post(wait.question.frame(wait.id))
+        self._asked_over = None
         silence = asked[0].question.silence if asked else settings.silence_seconds()
-        frame = channel.take(FIRST_PROBE_SECONDS, self._interrupt) if self._deadline is None else None
-        if frame is not None and len(asked) == 1:
-            result = asked[0].question.known(frame, asked[0].id)
-            if result is not None and os.path.exists(result.path):  # noqa: PTH110 - on the hit path
-                asked[0].outcome = result
-                return self._end(asked[0])
+        frame = self._first
+        self._first = None
         vigil = Vigil(self._places.socket, silence, begun)
         while True:
             if frame is not None:
                 vigil.word(time.monotonic())
                 self._dispatch(frame)
                 if not self._pending:
-                    return None
+                    return
             self._on_time(channel, time.monotonic())
             if not self._pending:
-                return None
+                return
             frame = channel.take(self._patience(vigil), self._interrupt)
             if frame is None:
                 self._silence(channel, vigil, time.monotonic())

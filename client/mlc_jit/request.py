@@ -40,7 +40,7 @@ _PLAIN = frozenset({int, float, bool, str, type(None)})
 
 @dataclass(slots=True)
 class Question:
-    """A request and its bytes, but for the id; and the last answer to it, by its bytes.
+    """A request and its bytes, but for the id; and the last hit that answered it, by its bytes.
 
     Attributes:
         request: What is asked; its ``id`` means nothing.
@@ -70,17 +70,19 @@ class Question:
         assert parts is not None, "encode writes verb and id first"
         return cls(request, settings.silence_seconds() if silence is None else silence, parts[0], parts[2])
 
+    @property
+    def hopeful(self) -> bool:
+        """Whether it was a hit the last time."""
+        return self._answer is not None
+
     def frame(self, id_: int) -> bytes:
         """The bytes to send."""
         return m.paste(self._before, id_, self._after)
 
-    def known(self, frame: bytes, id_: int) -> m.Result | None:
-        """The result that a frame holds, if it says what the last one said."""
+    def expected(self, id_: int) -> tuple[m.Result, bytes] | None:
+        """The last hit, and the bytes that say the same once more; made while the daemon thinks."""
         last = self._answer
-        if last is None or not frame.startswith(last[0]):
-            return None
-        parts = m.cut(frame)
-        return last[2] if parts is not None and parts[1] == id_ and parts[2] == last[1] else None
+        return None if last is None else (last[2], m.paste(last[0], id_, last[1]))
 
     def learn(self, frame: bytes, result: m.Result) -> None:
         """Remember what a frame holds."""

@@ -38,23 +38,23 @@ class Settings:
     """What one state of the environment says.
 
     Attributes:
+        mode: The daemon, upstream's own ``jit()`` (then the rest means nothing), or the daemon and nothing else.
         policy: ``MLC_JIT_POLICY``; ``None`` where it is none of the four, which ``jit_policy`` says.
         python: The interpreter whose compiler is wanted.
         toolchain: Which of its compilers.
         environment: The declared variables that reach the compiler.
         acceleration: ``off`` where kernels are not to be compiled apart and reused, else empty.
-        require: Whether a daemon that can't be had is an error.
         silence: Seconds after which a silent daemon is given up.
         busy: Seconds for which a place in a full queue is waited for.
         wait: Seconds that a call may take in all; ``None`` for no limit.
     """
 
+    mode: Mode
     policy: m.Policy | None
     python: str
     toolchain: m.ToolchainChoice
     environment: dict[str, str]
     acceleration: Literal["", "off"]
-    require: bool
     silence: float
     busy: float
     wait: float | None
@@ -79,13 +79,15 @@ _last: tuple[environment.State, str, Settings] | None = None
 
 
 def _read() -> Settings:
+    if mode() == "off":
+        return Settings("off", "ON", "", "auto", {}, "", m.SILENCE_SECONDS, BUSY_SECONDS, None)
     return Settings(
+        mode=mode(),
         policy=_POLICIES.get(os.environ.get("MLC_JIT_POLICY", "ON")),
         python=_interpreter(),
         toolchain=_toolchain(),
         environment=environment.own(),
         acceleration="off" if os.environ.get("MLC_JITD_ACCELERATION", "").strip().lower() == "off" else "",
-        require=mode() == "require",
         silence=silence_seconds(),
         busy=_seconds("MLC_JITD_BUSY_SECONDS", BUSY_SECONDS),
         wait=_seconds("MLC_JITD_WAIT_SECONDS", 0.0) or None,
@@ -94,15 +96,7 @@ def _read() -> Settings:
 
 def mode() -> Mode:
     """What ``MLC_JITD`` asks for: the daemon, upstream's own ``jit()``, or the daemon and nothing else."""
-    global _last_mode  # noqa: PLW0603
-    state = environment.state()
-    last = _last_mode
-    if last is None or last[0] is not state:
-        last = _last_mode = (state, _MODES.get(os.environ.get("MLC_JITD", "").lower(), "on"))
-    return last[1]
-
-
-_last_mode: tuple[environment.State, Mode] | None = None
+    return _MODES.get(os.environ.get("MLC_JITD", "").lower(), "on")
 
 
 def jit_policy() -> m.Policy:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlc_jit.messages import JitRequest, Result
+from mlc_jit.messages import JitRequest, Result, cut, encode, paste
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 REMEMBERED = 1024
 """Questions kept, at some 20 KB each; a host that asks more different ones pays half a millisecond for the others."""
+
+FRAMES = 256
+"""Frames kept, at some 10 KB each; who asks more different ones pays for the decoding of the others."""
+
+CONNECTIONS = 4096
+"""Connections of which it is kept what they asked last."""
+
+MOST_ID = (1 << 63) - 1
 
 LOOK_SECONDS = 0.005
 """For how long one look at a toolchain counts. A process that began after a change of it can't ask sooner: to start an
@@ -60,16 +68,11 @@ class Answers:
 
     def recall(self, connection: bytes, pid: int, request: JitRequest) -> Result | None:
         """The answer to a request that may be answered from the cache, if it is known and still true."""
-        if request.policy not in ("ON", "READONLY"):
-            return None
-        question = _question(request)
-        answer = self._known.get(question)
+        answer = self.known(request)
         if answer is None:
             return None
-        self._lend(
-            connection, pid, answer.entry
-        )  # before the look: a collector that came first has taken the manifest away
-        if not (self._entry_unchanged(answer.entry) and self._same_toolchain(answer.identity)):
+        question = _question(request)
+        if not self.holds(connection, pid, answer):
             with self._lock:
                 self._known.pop(question, None)
             return None
@@ -77,6 +80,15 @@ class Answers:
             if question in self._known:
                 self._known.move_to_end(question)
         return result(request.id, answer.identity, answer.entry)
+
+    def known(self, request: JitRequest) -> Answer | None:
+        """What would be handed out, if it is known and the policy allows it; not looked at."""
+        return self._known.get(_question(request)) if request.policy in ("ON", "READONLY") else None
+
+    def holds(self, connection: bytes, pid: int, answer: Answer) -> bool:
+        """Lend an answer's entry to who asked, and look whether the answer is still true."""
+        self._lend(connection, pid, answer.entry)  # first: a collector that came before has taken the manifest away
+        return self._entry_unchanged(answer.entry) and self._same_toolchain(answer.identity)
 
     def _same_toolchain(self, identity: Identity) -> bool:
         now = time.monotonic()
@@ -102,6 +114,63 @@ class Answers:
         with self._lock:
             for question in [each for each, answer in self._known.items() if answer.entry.key in keys]:
                 del self._known[question]
+
+
+@dataclass(frozen=True, slots=True)
+class _Framed:
+    """A question and its answer as they travel, each without its id."""
+
+    question: tuple[int, bytes, bytes]
+    answer: Answer
+    before: bytes
+    after: bytes
+
+
+class Frames:
+    """Remembered frames: a question whose very bytes were decoded once is answered without decoding it again.
+
+    The bytes hold everything that a request says, its policy too, but for the id; and each uid has its own. What may be
+    handed out is ``Answers``'s to say, each time. Used by one thread.
+    """
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._known: OrderedDict[tuple[int, bytes, bytes], _Framed] = OrderedDict()
+        self._last: dict[bytes, _Framed] = {}
+
+    def reply(self, connection: bytes, uid: int, pid: int, frame: bytes) -> tuple[int, bytes] | None:
+        """The id and the bytes of the reply to a frame, if it is known and the answer still true."""
+        parts = cut(frame)
+        if parts is None or parts[1] > MOST_ID:
+            return None
+        before, id_, after = parts
+        known = self._last.get(connection)
+        if known is None or known.question[2] != after or known.question[1] != before or known.question[0] != uid:
+            known = self._known.get((uid, before, after))  # hashes it, which takes longer than to compare
+            if known is None:
+                return None
+            if len(self._last) >= CONNECTIONS:
+                self._last.clear()
+            self._last[connection] = known
+        if not self._answers.holds(connection, pid, known.answer):
+            self._known.pop(known.question, None)
+            self._last.clear()
+            return None
+        return id_, paste(known.before, id_, known.after)
+
+    def learn(self, uid: int, frame: bytes, request: JitRequest) -> None:
+        """Remember a frame that was decoded, and answered from ``Answers``."""
+        answer = self._answers.known(request)
+        parts = cut(frame)
+        if answer is None or parts is None or parts[1] != request.id:
+            return
+        reply = cut(encode(result(0, answer.identity, answer.entry)))
+        assert reply is not None, "encode writes verb and id first"
+        question = (uid, parts[0], parts[2])
+        self._known[question] = _Framed(question, answer, reply[0], reply[2])
+        if len(self._known) > FRAMES:
+            _, oldest = self._known.popitem(last=False)
+            self._last = {name: each for name, each in self._last.items() if each is not oldest}
 
 
 def result(id_: int, identity: Identity, entry: Entry) -> Result:

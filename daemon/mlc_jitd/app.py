@@ -159,6 +159,8 @@ def run(
         server = Server(
             door.adopt(passed) if passed else door.bind(),
             engine.handle,
+            quick=engine.quick,
+            learn=engine.learn,
             gone=engine.gone,
             tick=_each(life.tick, keeper.reap),
             away=leases.disconnected,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlc_jit import messages as m
 from mlc_jit.errors import CompileError, CompileOutOfMemoryError, JitError, RequestError
 from mlc_jitd import broker as b
-from mlc_jitd.answers import Answers, result
+from mlc_jitd.answers import Answers, Frames, result
 from mlc_jitd.headway import Headway
 from mlc_jitd.jobs import Asking, JobState, carry_out, demand_of, job_row
 from mlc_jitd.overview import Overview
@@ -126,6 +126,7 @@ class Engine:
         self.drain_seconds = drain_seconds
         self._lend = lend
         self._answers = Answers(work.store.unchanged, work.identifier.recheck, lend)
+        self._frames = Frames(self._answers)
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         # Apart: whoever looks after a daemon must not wait behind interpreters that are slow to answer.
@@ -214,6 +215,19 @@ class Engine:
         if asker in self._asking:  # sent again, and meanwhile the answer is known
             self._post(self._left, asker, False)
         return answer
+
+    def quick(self, peer: Peer, frame: bytes) -> tuple[int, bytes] | None:
+        """The id and the bytes of the reply to a request whose bytes are known; in the server's thread."""
+        found = self._frames.reply(peer.identity, peer.uid, peer.pid, frame)
+        if found is not None:
+            self._remembered_hits += 1
+            if self._asking and (peer.identity, found[0]) in self._asking:
+                self._post(self._left, (peer.identity, found[0]), False)
+        return found
+
+    def learn(self, peer: Peer, frame: bytes, request: m.JitRequest) -> None:
+        """A request was answered at once: its bytes may be known from now on. In the server's thread."""
+        self._frames.learn(peer.uid, frame, request)
 
     def gone(self, identity: bytes) -> None:
         """A connection that waited is no more."""

@@ -477,3 +477,22 @@ def test_paths_that_are_no_text_survive_the_journey() -> None:
     path = os.fsdecode(b"/models/\xff\xfe")
     request = m.JitRequest(config=b"{}", device="cpu", python="python", model_path=path)
     assert m.decode(m.encode(request), m.REQUESTS, strict=True) == request
+
+
+@pytest.mark.parametrize("id_", [0, 1, 127, 128, 255, 256, 65_535, 65_536, (1 << 32) - 1, 1 << 32, (1 << 63) - 1])
+def test_a_frame_with_another_id_is_the_message_with_another_id(id_: int) -> None:
+    for message in (m.JitRequest(id=5, config=b"{}", device="cpu", python="p"), m.Result(id=5, path="/p", key="k")):
+        table = m.REQUESTS if isinstance(message, m.JitRequest) else m.REPLIES
+        wanted = dataclasses.replace(message, id=id_)
+        parts = m.cut(m.encode(wanted))
+        assert parts is not None
+        assert parts[1] == id_
+        assert (parts[0], parts[2]) == (m.cut(m.encode(message)) or ())[::2]
+        assert m.decode(m.paste(parts[0], id_, parts[2]), table, strict=True) == wanted
+        assert m.cut(m.paste(parts[0], id_, parts[2])) == parts
+
+
+@given(st.binary(max_size=100))
+def test_cutting_never_raises(payload: bytes) -> None:
+    parts = m.cut(payload)
+    assert parts is None or len(parts) == 3

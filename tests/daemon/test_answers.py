@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from mlc_jit.messages import JitRequest
+from mlc_jit.messages import REPLIES, JitRequest, decode, encode
 from mlc_jitd import answers
-from mlc_jitd.answers import Answers
+from mlc_jitd.answers import Answers, Frames
 
 REQUEST = JitRequest(id=1, config=b"{}", device="cpu", python="python", overrides={"max_batch_size": 1})
 IDENTITY: Any = SimpleNamespace(result_prefix=None)
@@ -136,3 +136,82 @@ def test_what_is_not_handed_out_is_not_lent(known, world):
     assert known.recall(b"one", 1, dataclasses.replace(REQUEST, policy="REDO")) is None
     assert known.recall(b"one", 1, dataclasses.replace(REQUEST, device="cuda:9")) is None
     assert world.lent == []
+
+
+# --- frames ---------------------------------------------------------------------------------------------------------
+
+
+def frame(id_: int = 1, **changes: Any) -> bytes:
+    return encode(dataclasses.replace(REQUEST, id=id_, **changes))
+
+
+@pytest.fixture
+def frames(known) -> Frames:
+    made = Frames(known)
+    made.learn(1000, frame(), REQUEST)
+    return made
+
+
+def test_a_frame_that_was_decoded_once_is_answered_by_its_bytes(frames, world):
+    for id_ in (1, 127, 128, 65_536, 1 << 40):
+        found = frames.reply(b"one", 1000, 7, frame(id_))
+        assert found is not None
+        assert found[0] == id_
+        assert decode(found[1], REPLIES, strict=True) == answers.result(id_, IDENTITY, ENTRY)
+    assert world.lent[-1] == (b"one", 7, ENTRY)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"policy": "REDO"}, {"policy": "READONLY"}, {"config": b"{ }"}, {"overrides": {"max_batch_size": True}},
+     {"environment": {"A": "b"}}, {"progress": True}, {"model_path": "/elsewhere"}],
+)  # fmt: skip
+def test_any_other_byte_is_another_question(frames, changes):
+    assert frames.reply(b"one", 1000, 7, frame()) is not None
+    assert frames.reply(b"one", 1000, 7, frame(**changes)) is None
+    assert frames.reply(b"one", 1000, 7, frame()) is not None
+
+
+def test_each_uid_has_its_own(frames):
+    assert frames.reply(b"one", 1001, 7, frame()) is None
+    assert frames.reply(b"one", 1000, 7, frame()) is not None
+    assert frames.reply(b"one", 1001, 7, frame()) is None
+
+
+def test_a_frame_is_looked_at_each_time_and_forgotten_when_it_no_longer_holds(frames, known, world):
+    world.entry_same = False
+    assert frames.reply(b"one", 1000, 7, frame()) is None
+    world.entry_same = True
+    assert frames.reply(b"one", 1000, 7, frame()) is None, "what was forgotten is decoded again"
+    known.clock.now += 1
+    frames.learn(1000, frame(), REQUEST)
+    world.toolchain_same = False
+    known.clock.now += 1
+    assert frames.reply(b"one", 1000, 7, frame()) is None
+
+
+def test_what_may_not_be_answered_from_memory_is_not_learned(known):
+    frames = Frames(known)
+    for request in (dataclasses.replace(REQUEST, policy="REDO"), dataclasses.replace(REQUEST, device="cuda:0")):
+        frames.learn(1000, encode(request), request)
+        assert frames.reply(b"one", 1000, 7, encode(request)) is None
+    frames.learn(1000, frame(2), REQUEST)  # not its frame
+    assert frames.reply(b"one", 1000, 7, frame(2)) is None
+
+
+def test_frames_that_are_none(frames):
+    for payload in (b"", b"\x80", b"\xff" * 100, frame()[:-1], frame()[1:], frame(0)[:11]):
+        assert frames.reply(b"one", 1000, 7, payload) is None
+    at = frame().index(b"\xa2id") + 3
+    huge = frame()[:at] + b"\xcf" + b"\xff" * 8 + frame()[at + 1 :]
+    assert frames.reply(b"one", 1000, 7, huge) is None, "an id that is too large is an error, which decoding says"
+
+
+def test_the_memory_of_frames_is_bounded(known, monkeypatch):
+    monkeypatch.setattr(answers, "FRAMES", 3)
+    frames = Frames(known)
+    for number in range(10):
+        request = dataclasses.replace(REQUEST, model_path=f"/{number}")
+        frames.learn(1000, encode(request), request)
+    known_ones = [n for n in range(10) if frames.reply(b"one", 1000, 7, frame(model_path=f"/{n}")) is not None]
+    assert known_ones == [7, 8, 9]

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import mlc_jit
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -79,8 +77,12 @@ from mlc_llm.interface import package
 ENGINE = """
 models = [engine_base.ModelInfo(sys.argv[1], None)]
 config = EngineConfig(max_num_sequence=2, prefill_chunk_size=64, max_single_sequence_length=256)
-arguments, _, _ = engine_base._process_model_args(models, tvm.cpu(), config)
-print("answer", json.dumps(arguments[0][1]))
+device = sys.argv[2] if len(sys.argv) > 2 else tvm.cpu()
+try:
+    arguments, _, _ = engine_base._process_model_args(models, device, config)
+    print("answer", json.dumps(arguments[0][1]))
+except RuntimeError as error:
+    print("answer", json.dumps([type(error).__name__, str(error)]))
 """
 PACKAGE = """
 entry = {"model": sys.argv[1], "model_id": "tiny", "estimated_vram_bytes": 1, "bundle_weight": True}
@@ -127,21 +129,29 @@ INSTALL = "import mlc_jit\nmlc_jit.install()\n"
 
 
 def test_the_engine_and_the_packager_ask_the_daemon(
-    daemon: Daemon, run: Callable[..., Any], model: Callable[..., Path], place: Place
+    daemon: Daemon,
+    run: Callable[..., Any],
+    model: Callable[..., Path],
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = model(**CONFIG)
     (folder / "tensor-cache.json").write_text('{"records": []}')
     (prefix, archive), *_ = run(INSTALL + IMPORTS + PACKAGE, folder, place.root / "bundle").items()
     assert Path(archive) in place.artifacts()
     assert prefix.startswith("llama_q4f32_1_")
-    library = run(IMPORTS + INSTALL + ENGINE, folder)
+    library = run(IMPORTS + INSTALL + ENGINE, folder, "android")  # the host's own CPU would take minutes
     assert Path(library) in place.artifacts()
     assert len(place.manifests()) == 2
     # What was compiled for install() is a hit for exec, and nothing of upstream's own is there.
-    assert run(IMPORTS + ENGINE, folder, under_exec=True) == library
+    assert run(IMPORTS + ENGINE, folder, "android", under_exec=True) == library
     assert run(IMPORTS + PACKAGE, folder, place.root / "bundle", under_exec=True) == {prefix: archive}
     assert len(place.manifests()) == 2
-    assert mlc_jit.__version__
+    # A Device, and what upstream's caller hears of an error.
+    monkeypatch.setenv("MLC_JIT_POLICY", "READONLY")
+    kind, text = run(IMPORTS + ENGINE, folder, under_exec=True)
+    assert kind == "NotCachedError"
+    assert "mlc-jit compile" in text
 
 
 def test_the_real_signature_is_the_one_that_is_known(run: Callable[..., Any]) -> None:
