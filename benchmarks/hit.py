@@ -1,9 +1,11 @@
-"""Round trip of a cache hit through ``jit()``, beside a bare REQ/ROUTER ping-pong with messages of the same sizes.
+"""Round trip of a cache hit through ``jit()``, beside bare ping-pongs with messages of the same sizes.
 
-    python benchmarks/hit.py [--blocks 20] [--calls 500] [--json]
+    python benchmarks/hit.py [--blocks 20] [--calls 500] [--entries 100000] [--python PYTHON] [--json]
 
-Alternating blocks in one run, so that the machine's mood hits both alike; the ratio is the median of the blocks'
-ratios. A daemon of its own, in a temporary home, with one tiny library compiled by the embedded toolchain.
+Alternating blocks in one run, so that the machine's mood hits all alike; each ratio is the median of the blocks'
+ratios. Goals: p50 at most 1.3x and p99 at most 2x of the bare REQ/ROUTER ping-pong; with ``--python``, an interpreter
+that has mlc_llm, p50 at most 0.65x of upstream's own in-process ``jit()``. A daemon of its own, in a temporary home,
+with one tiny library compiled by the embedded toolchain, and as many other entries as ``--entries`` says.
 """
 
 from __future__ import annotations
@@ -11,50 +13,36 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
+import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import common
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-TINY = {
-    "version": "0.1.0",
-    "model_type": "llama",
-    "quantization": "q0f32",
-    "model_config": {
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "num_key_value_heads": 1,
-        "head_dim": 64,
-        "rms_norm_eps": 1e-05,
-        "vocab_size": 256,
-        "position_embedding_base": 10000,
-        "context_window_size": 256,
-        "prefill_chunk_size": 64,
-        "max_batch_size": 2,
-    },
-    "context_window_size": 256,
-    "prefill_chunk_size": 64,
-    "conv_template": {"name": "x" * 1500},  # a real config has 2 to 5 KB
-}
-
-ECHO = """
-import sys, zmq
-router = zmq.Context().socket(zmq.ROUTER)
-router.bind(f"ipc://{sys.argv[1]}")
-answer = b"x" * int(sys.argv[2])
+UPSTREAM = """
+import json, pathlib, sys, time
+import tvm
+from mlc_llm.interface import jit as module
+def compiled(command, **_):
+    pathlib.Path(command[command.index("--output") + 1]).write_bytes(b"x")
+module.subprocess.run = compiled  # a hit only asks whether the file is there
+model, device = pathlib.Path(sys.argv[1]), tvm.cpu()
+call = lambda: module.jit(model, {}, device, skip_log_jit_policy=True)
+call()
 print("ready", flush=True)
-while True:
-    frames = router.recv_multipart()
-    router.send_multipart([frames[0], b"", answer])
+for line in sys.stdin:
+    found = []
+    for _ in range(int(line)):
+        begun = time.perf_counter_ns()
+        call()
+        found.append((time.perf_counter_ns() - begun) / 1e3)
+    print(json.dumps(found), flush=True)
 """
 
 
@@ -62,114 +50,169 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=20, help="alternating blocks of each kind")
     parser.add_argument("--calls", type=int, default=500, help="calls in a block")
+    parser.add_argument("--entries", type=int, default=0, help="further entries in the cache")
+    parser.add_argument("--python", help="an interpreter that has mlc_llm, for upstream's own jit()")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="mlcjit", dir="/tmp"))
-    os.environ.update(MLC_LLM_HOME=str(folder / "home"), MLC_JITD_RUNTIME_DIR=str(folder / "run"))
-    os.environ["MLC_JITD_AUTOSTART"] = "detached"
-    model = folder / "tiny"
-    model.mkdir()
-    (model / "mlc-chat-config.json").write_text(json.dumps(TINY, indent=2))
-    try:
-        report = measure(folder, model, arguments.blocks, arguments.calls)
-    finally:
-        subprocess.run([sys.executable, "-m", "mlc_jit", "stop"], check=False, stdout=subprocess.DEVNULL)
-        shutil.rmtree(folder, ignore_errors=True)
+    with common.ground() as (folder, model):
+        report = measure(folder, model, arguments)
     print(json.dumps(report, indent=1) if arguments.json else table(report))
     return 0
 
 
-def measure(folder: Path, model: Path, blocks: int, calls: int) -> dict[str, object]:
+def measure(folder: Path, model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     import zmq
 
     from mlc_jit import api
     from mlc_jit import messages as m
 
     print("compiling a tiny library …", file=sys.stderr)
-    api.jit(model, {}, "cpu", skip_log_jit_policy=True)
+    path = api.jit(model, {}, "cpu", skip_log_jit_policy=True).model_lib_path
+    fill(path, arguments.entries)
     request = api.make_request(model, {}, "cpu", None, policy="ON")
-    asked = m.encode(request)
-    answered = m.encode(api.ask(request))
-    socket = folder / "echo"
-    echo = subprocess.Popen(
-        [sys.executable, "-c", ECHO, str(socket), str(len(answered))], stdout=subprocess.PIPE, text=True
-    )
-    assert echo.stdout is not None
-    echo.stdout.readline()
-    context = zmq.Context()
+    asked, answered = m.encode(request), m.encode(api.ask(request))
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     req = context.socket(zmq.REQ)
-    req.connect(f"ipc://{socket}")
+    plain = socket.socket(socket.AF_UNIX)
 
     def ping() -> None:
         req.send(asked)
         req.recv()
 
+    def raw() -> None:
+        plain.sendall(asked)
+        got = 0
+        while got < len(answered):
+            got += len(plain.recv(1 << 16))
+
     def hit() -> None:
         api.jit(model, {}, "cpu", skip_log_jit_policy=True)
 
-    try:
-        for warm in (ping, hit):
-            timed(warm, calls)
-        pairs = [(timed(ping, calls), timed(hit, calls)) for _ in range(blocks)]
-    finally:
-        echo.terminate()
-        echo.wait()
-        echo.stdout.close()
-        req.close(0)
-        context.term()
+    with (
+        common.server(common.ROUTER, folder / "echo", len(answered)) as echo,
+        common.server(common.UNIX, folder / "raw", len(answered), len(asked)) as plain_echo,
+    ):
+        req.connect(f"ipc://{folder / 'echo'}")
+        plain.connect(str(folder / "raw"))
+        servers = {"raw": plain_echo.pid, "ping": echo.pid, "hit": common.daemon()}
+        ways: dict[str, Callable[[], None]] = {"raw": raw, "ping": ping, "hit": hit}
+        upstream = Upstream(arguments.python, folder, model) if arguments.python else None
+        blocks, processor = alternate(ways, servers, upstream, arguments)
+    req.close(0)
+    plain.close()
+    context.term()
     return {
         "request_bytes": len(asked),
         "reply_bytes": len(answered),
-        "blocks": blocks,
-        "calls": calls,
-        "ping_us": summary([ping for ping, _ in pairs]),
-        "hit_us": summary([hit for _, hit in pairs]),
-        "ratio_p50": round(statistics.median(p50(hit) / p50(ping) for ping, hit in pairs), 2),
-        "ratio_p99": round(statistics.median(p99(hit) / p99(ping) for ping, hit in pairs), 2),
+        "entries": arguments.entries + 1,
+        "blocks": arguments.blocks,
+        "calls": arguments.calls,
+        "us": {
+            name: {
+                "p50": round(statistics.median(map(common.p50, found)), 1),
+                "p99": round(statistics.median(map(common.p99, found)), 1),
+                "processor": round(statistics.median(processor[name]), 1) if name in processor else None,
+            }
+            for name, found in blocks.items()
+        },
+        "ratios": {
+            name: {
+                what: round(statistics.median(of(ours) / of(theirs) for theirs, ours in zip(found, blocks["hit"])), 2)  # noqa: B905
+                for what, of in (("p50", common.p50), ("p99", common.p99))
+            }
+            for name, found in blocks.items()
+            if name != "hit"
+        },
     }
 
 
-def timed(call: Callable[[], None], calls: int) -> list[float]:
-    """Microseconds of each call."""
-    found = []
-    for _ in range(calls):
-        begun = time.perf_counter_ns()
-        call()
-        found.append((time.perf_counter_ns() - begun) / 1e3)
-    return found
+def alternate(
+    ways: dict[str, Callable[[], None]],
+    servers: dict[str, int],
+    upstream: Upstream | None,
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
+    """For each way its blocks of round trips, and of each block the processor time per call of both sides."""
+    blocks: dict[str, list[list[float]]] = {name: [] for name in (*ways, *(["upstream"] if upstream else []))}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        common.timed(way, arguments.calls)
+    for _ in range(arguments.blocks):
+        for name, way in ways.items():
+            before = common.processor_us(os.getpid()) + common.processor_us(servers[name])
+            blocks[name].append(common.timed(way, arguments.calls))
+            after = common.processor_us(os.getpid()) + common.processor_us(servers[name])
+            processor[name].append((after - before) / arguments.calls)
+        if upstream is not None:
+            blocks["upstream"].append(upstream.block(arguments.calls))
+    if upstream is not None:
+        upstream.close()
+    return blocks, processor
 
 
-def p50(values: list[float]) -> float:
-    return statistics.median(values)
+def fill(path: str, entries: int) -> None:
+    """Copies of an entry's files under other keys."""
+    artifact = common.Path(path)
+    key, _, rest = artifact.name.partition("-")
+    manifest = artifact.with_name(f"{key}.json").read_text()
+    for number in range(entries):
+        other = f"{number:064x}"
+        artifact.with_name(f"{other}-{rest}").touch()
+        artifact.with_name(f"{other}.json").write_text(manifest.replace(key, other))
 
 
-def p99(values: list[float]) -> float:
-    return sorted(values)[int(len(values) * 0.99)]
+class Upstream:
+    """Upstream's own ``jit()`` in a process of an interpreter that has mlc_llm, one block at a time."""
+
+    def __init__(self, python: str, folder: Path, model: Path) -> None:
+        self.process = subprocess.Popen(
+            [python, "-c", UPSTREAM, str(model)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "MLC_LLM_HOME": str(folder / "upstream")},
+        )
+        self._line()
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        while line := self.process.stdout.readline():
+            if line.startswith(("ready", "[")):
+                return line
+        raise SystemExit("upstream's jit() did not start")
+
+    def block(self, calls: int) -> list[float]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        found: list[float] = json.loads(self._line())
+        return found
+
+    def close(self) -> None:
+        self.process.communicate()
 
 
-def summary(blocks: list[list[float]]) -> dict[str, float]:
-    return {
-        "p50": round(statistics.median(map(p50, blocks)), 1),
-        "p99": round(statistics.median(map(p99, blocks)), 1),
-    }
+NAMES = {
+    "raw": "bare Unix socket",
+    "ping": "bare REQ/ROUTER",
+    "hit": "jit(), a hit",
+    "upstream": "upstream's jit(), a hit",
+}
 
 
-def table(report: dict[str, object]) -> str:
-    ping, hit = report["ping_us"], report["hit_us"]
-    assert isinstance(ping, dict)
-    assert isinstance(hit, dict)
-    return "\n".join(
-        [
-            (
-                f"request {report['request_bytes']} bytes, reply {report['reply_bytes']} bytes; "
-                f"medians of {report['blocks']} alternating blocks of {report['calls']} calls"
-            ),
-            f"{'':28}{'p50':>10}{'p99':>10}",
-            f"{'bare REQ/ROUTER ping-pong':28}{ping['p50']:>7.0f} us{ping['p99']:>7.0f} us",
-            f"{'jit(), a hit':28}{hit['p50']:>7.0f} us{hit['p99']:>7.0f} us",
-            f"{'ratio':28}{report['ratio_p50']:>9}x{report['ratio_p99']:>9}x",
-        ]
+def table(report: dict[str, Any]) -> str:
+    lines = []
+    for name, found in report["us"].items():
+        cells = [f"{found['p50']:.0f} us", f"{found['p99']:.0f} us"]
+        cells.append("" if not found["processor"] else f"{found['processor']:.0f} us")
+        ratio = report["ratios"].get(name)
+        cells += ["", ""] if ratio is None else [f"{ratio['p50']}x", f"{ratio['p99']}x"]
+        lines.append((NAMES[name], cells))
+    title = (
+        f"request {report['request_bytes']} bytes, reply {report['reply_bytes']} bytes, {report['entries']} entries; "
+        f"medians of {report['blocks']} alternating blocks of {report['calls']} calls"
     )
+    return common.rows(title, ["p50", "p99", "processor", "jit() is p50", "p99"], lines)
 
 
 if __name__ == "__main__":
