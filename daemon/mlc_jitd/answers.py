@@ -65,6 +65,8 @@ class Answers:
         self._looked: dict[int, tuple[Identity, float]] = {}
         self._known: OrderedDict[Hashable, Answer] = OrderedDict()
         self._lock = threading.Lock()
+        self.epoch = 0
+        """Grows when an answer is dropped or replaced for other reasons than what a look at it tells."""
 
     def recall(self, connection: bytes, pid: int, request: JitRequest) -> Result | None:
         """The answer to a request that may be answered from the cache, if it is known and still true."""
@@ -104,14 +106,18 @@ class Answers:
 
     def remember(self, request: JitRequest, identity: Identity, entry: Entry) -> None:
         """Keep the answer to a request; from any thread."""
+        question = _question(request)
         with self._lock:
-            self._known[_question(request)] = Answer(identity, entry)
+            if question in self._known:
+                self.epoch += 1
+            self._known[question] = Answer(identity, entry)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
 
     def forget(self, keys: Collection[str]) -> None:
         """Drop the answers with these keys; from any thread."""
         with self._lock:
+            self.epoch += 1
             for question in [each for each, answer in self._known.items() if answer.entry.key in keys]:
                 del self._known[question]
 
@@ -137,12 +143,17 @@ class Frames:
         self._answers = answers
         self._known: OrderedDict[tuple[int, bytes, bytes], _Framed] = OrderedDict()
         self._last: dict[bytes, _Framed] = {}
+        self._epoch = answers.epoch
 
     def reply(self, connection: bytes, uid: int, pid: int, frame: bytes) -> tuple[int, bytes] | None:
         """The id and the bytes of the reply to a frame, if it is known and the answer still true."""
         parts = cut(frame)
         if parts is None or parts[1] > MOST_ID:
             return None
+        if self._epoch != self._answers.epoch:
+            self._epoch = self._answers.epoch
+            self._known.clear()
+            self._last.clear()
         before, id_, after = parts
         known = self._last.get(connection)
         if known is None or known.question[2] != after or known.question[1] != before or known.question[0] != uid:

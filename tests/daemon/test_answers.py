@@ -207,11 +207,23 @@ def test_frames_that_are_none(frames):
     assert frames.reply(b"one", 1000, 7, huge) is None, "an id that is too large is an error, which decoding says"
 
 
+def test_what_answers_forget_or_replace_is_no_longer_known_by_its_bytes(frames, known):
+    assert frames.reply(b"one", 1000, 7, frame()) is not None
+    known.forget({ENTRY.key})
+    assert frames.reply(b"one", 1000, 7, frame()) is None
+    known.remember(REQUEST, IDENTITY, ENTRY)
+    frames.learn(1000, frame(), REQUEST)
+    assert frames.reply(b"one", 1000, 7, frame()) is not None
+    known.remember(REQUEST, IDENTITY, ENTRY)
+    assert frames.reply(b"one", 1000, 7, frame()) is None
+
+
 def test_the_memory_of_frames_is_bounded(known, monkeypatch):
     monkeypatch.setattr(answers, "FRAMES", 3)
     frames = Frames(known)
     for number in range(10):
         request = dataclasses.replace(REQUEST, model_path=f"/{number}")
+        known.remember(request, IDENTITY, ENTRY)
         frames.learn(1000, encode(request), request)
     known_ones = [n for n in range(10) if frames.reply(b"one", 1000, 7, frame(model_path=f"/{n}")) is not None]
     assert known_ones == [7, 8, 9]
