@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 MOST_WATCHES = 512
 """Folders that are watched by events; the rest are polled. Small hosts allow a user 8,192 in all programs together."""
+
+AT_A_TIME = 128
+PAUSE_SECONDS = 0.02
+"""So many events in so many seconds are read, and no more."""
 
 Place = tuple[int, int]
 """Device and inode of a folder: one that was made anew has the same name and no watch."""
@@ -145,12 +150,14 @@ class Inotify:
 
         self._happened = happened
         self._overflow = overflow
+        self._events = 0
+        self._since = 0.0
         self._reader = InotifyFD()
         self._reader.start()
 
     def add(self, folder: str) -> _Callback:
         """Watch a folder."""
-        callback = _Callback(folder, self._happened, self._overflow)
+        callback = _Callback(folder, self._heard, self._overflow)
         callback.descriptor = self._reader.add_callback(os.fsencode(folder), _mask(), callback, _id(callback))
         if callback.descriptor == -1:  # it keeps this one error to itself
             raise PermissionError(0, "it may not be read")
@@ -159,6 +166,20 @@ class Inotify:
     def remove(self, callback: _Callback) -> None:
         """Watch it no longer."""
         self._reader.remove_callbacks([(callback.descriptor, _id(callback))])
+
+    def _heard(self, folder: str, name: str) -> None:
+        """An event, in the reader's thread.
+
+        A storm must not take the interpreter from those who answer hits: what is not read in time overflows, and that
+        is a loss like any other.
+        """
+        self._happened(folder, name)
+        self._events += 1
+        if self._events >= AT_A_TIME:
+            now, self._events = time.monotonic(), 0
+            if now - self._since < PAUSE_SECONDS:
+                time.sleep(PAUSE_SECONDS - (now - self._since))
+            self._since = time.monotonic()
 
     def alive(self) -> bool:
         """Whether events come at all."""

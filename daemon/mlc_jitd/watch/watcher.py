@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RESCAN_SECONDS = 5.0
+"""How often every folder is looked at because events were lost, at most."""
 ARM_SECONDS = 0.1
 """How often it is worked out which folders are to be watched, at most."""
 ASKED_SECONDS = 3600.0
@@ -88,7 +90,8 @@ class Watcher(Onlooker):
         self._following = Following(engine, work, asks, self, listed)
         self._told_trouble = ""
         self._ending = False
-        self._next_check = self._next_arm = 0.0
+        self._next_check = self._next_arm = self._next_rescan = 0.0
+        self._lost_why = ""
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     # --- called from other threads ----------------------------------------------------------------------------------
@@ -180,7 +183,9 @@ class Watcher(Onlooker):
     def _lose(self, why: str) -> None:
         """Events may have been lost."""
         self._losses[why] += 1
-        self.post(self._lost, why)
+        if not self._lost_why:
+            self._lost_why = why
+            self.post(_nothing)  # wakes the thread
 
     # --- the thread -------------------------------------------------------------------------------------------------
 
@@ -284,8 +289,9 @@ class Watcher(Onlooker):
                 held.state = judge.poked(held.state, time.monotonic())
                 held.again = held.looking
 
-    def _lost(self, why: str) -> None:
+    def _rescan(self) -> None:
         """Every folder is looked at, thoroughly."""
+        why, self._lost_why = self._lost_why, ""
         logger.info("events may have been lost (%s): every model folder is looked at", why)
         self.subscribers.tell("lost", detail=why)
         self.counters["rescans"] += 1
@@ -300,6 +306,9 @@ class Watcher(Onlooker):
             self._following.on_time(now)
             if self._looks.check() is not None:
                 self._lose("a look hangs")
+        if self._lost_why and now >= self._next_rescan:
+            self._next_rescan = now + RESCAN_SECONDS
+            self._rescan()
         for held in list(self._folders.values()):
             if held.state.due <= now and not held.looking:
                 self._look(held, now)
