@@ -154,7 +154,7 @@ def run(
         keeper = _housekeeper(engine, work, lending, asks, settings)
         keeper.probe = lambda connection: server.send(connection, Heartbeat())
         watcher = _watcher(engine, work, asks, settings)
-        idle = Idle(on_demand, settings.idle_seconds, wanted=lambda: len(watcher.subscribers) > 0)
+        idle = Idle(on_demand, settings.idle_seconds, wanted=lambda: server.connected() > 0)
         life = Life(engine, door, service, idle, lambda: server.counters["messages"])
         server = Server(
             door.adopt(passed) if passed else door.bind(),

@@ -128,7 +128,8 @@ class Settings:
     )
     idle_seconds: float = _setting(
         14_400.0,
-        "how long a daemon that a client or the service manager started on demand stays with nothing to do; 0 for ever",
+        "how long a daemon that was started on demand, by a client or a socket, stays when nobody is connected and "
+        "nothing is to be done; 0 for ever",
         live=True,
         page="services.md",
     )

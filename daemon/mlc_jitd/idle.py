@@ -20,7 +20,7 @@ class Idle:
     Attributes:
         on_demand: Whether this daemon may end at all: whoever needs one starts it.
         seconds: How long nothing may happen; 0 for ever.
-        wanted: Whether somebody listens who asks for nothing.
+        wanted: Whether somebody is connected, who would connect again and so wake the next daemon.
     """
 
     on_demand: bool

@@ -21,6 +21,7 @@ import zmq
 
 from mlc_jit import messages as m
 from mlc_jit.errors import AccessRefusedError, JitError, ProtocolError
+from mlc_jitd.connections import Connections
 from mlc_jitd.deaths import Deaths
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class Server:
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.RCVHWM, MAX_UNREAD)
         self._router.setsockopt(zmq.SNDHWM, MAX_UNREAD)
+        self._connections = Connections(self._router)
         path = listener.getsockname()
         self._router.setsockopt(zmq.USE_FD, listener.detach())
         self._router.bind(f"ipc://{path}")
@@ -132,12 +134,18 @@ class Server:
         """Whether the server's thread runs."""
         return self._thread.is_alive()
 
+    def connected(self) -> int:
+        """How many clients have a connection; in the server's thread, so in its ``tick``."""
+        return self._connections.count()
+
     def close(self) -> None:
         """Send what is queued, then close the socket. May be called twice."""
         self._stop.set()
         self._wake()
         if self._thread.ident is not None:
             self._thread.join()
+        if not self._router.closed:
+            self._connections.close()
         self._router.close()
         self._context.term()
         self._deaths.close()
