@@ -183,7 +183,7 @@ def test_the_client_and_the_server_understand_each_other(bench: Bench):
         m.Stopping(id=message.id, pid=1) if isinstance(message, m.StopRequest) else None
     )
     answer = next(wire.query(bench.path, lambda id_: m.StopRequest(id=id_)))
-    assert answer == m.Stopping(id=1, pid=1)
+    assert answer == m.Stopping(id=answer.id, pid=1)
 
 
 def test_heartbeats_come_as_long_as_something_is_waited_for(door: Door, monkeypatch: pytest.MonkeyPatch):
