@@ -46,6 +46,7 @@ class Naming(Onlooker):
         self._upstream = upstream
         self._counters = counters
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="naming")
+        self._closed = False
         self._asked: OrderedDict[str, list[JitRequest]] = OrderedDict()
         self._seen_to: OrderedDict[str, None] = OrderedDict()
 
@@ -55,6 +56,7 @@ class Naming(Onlooker):
 
     def close(self) -> None:
         """Begin nothing more. What was not done is done when the entry is next handed out by a fresh daemon."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def looked_up(self, peer: Peer, request: JitRequest, found: LookUp) -> None:
@@ -93,6 +95,8 @@ class Naming(Onlooker):
             for placed in self._upstream.place(request, identity, entry).values():
                 self._counters[f"upstream_{placed.replace('-', '_')}"] += 1
         except (JitError, OSError) as error:
+            if self._closed:
+                return  # the compiler that was being asked was ended
             self._counters["upstream_failed"] += 1
             logger.warning("%s was not put under upstream's name: %s", entry.key[:12], error)
         except Exception:

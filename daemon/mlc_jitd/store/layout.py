@@ -13,8 +13,10 @@
         .<key>.json.gone                      a manifest that a collector takes away (or put it back: see collector.py)
         .reserve                              room that a collector gives back when the disk is full
         .collected                            what the last collection did
+        <md5>.<suffix>                        upstream's; or a copy of an artifact, where
+        .upstream/<md5>.json                  says so (see upstream.py)
 
-Every other name in ``model_lib`` belongs to somebody else (upstream's ``<md5>.<suffix>``, say) and is never touched.
+Every other name in ``model_lib`` belongs to somebody else and is never touched.
 """
 
 from __future__ import annotations
