@@ -107,6 +107,7 @@ class Collector:
         self._free = free
         self._clock = clock
         self._upstream = UpstreamNames(store.layout, free=free, clock=clock)
+        self._copied: dict[str, int] = {}
         self.library = store.layout.library
         self.reserve = Reserve(self._layout.library / ".reserve", free)
 
@@ -140,7 +141,8 @@ class Collector:
         if not dry:
             self._store.require_writable()
         with translated("look at the cache", self._layout.library):
-            found = inventory.take(self._layout, self._uses.read(), self._copies(), breathe)
+            self._copied = self._copies()
+            found = inventory.take(self._layout, self._uses.read(), self._copied, breathe)
         facts = Facts(
             now=self._clock(),
             free=self._room(),
@@ -242,13 +244,13 @@ class Collector:
         return ""
 
     def _lock(self, key: str) -> KeyLock | None:
-        for lock in (self._store.lock(key), self._store.lock(key)):
-            try:
-                return lock if lock.acquire(0) else None
-            except StoreFullError:
-                if not self.reserve.spend():
-                    raise
-        return None
+        lock = self._store.lock(key)
+        try:
+            return lock if lock.acquire(0) else None
+        except StoreFullError:
+            if not self.reserve.spend():
+                raise
+        return lock if lock.acquire(0) else None
 
     def _doubt(self, each: Candidate) -> str:
         """Why an artifact is no longer what was planned to go, or an empty string. Its key's lock is held."""
@@ -289,8 +291,8 @@ class Collector:
             if each.artifact in held:
                 spared[each.artifact] = LENT
             else:
-                if each.kind == "entry":
-                    self._upstream.remove(each.key)
+                if each.kind == "entry" and each.key in self._copied:
+                    self._upstream.remove(each.key)  # one that was made since then is an orphan, for the next time
                 (self._layout.library / each.artifact).unlink(missing_ok=True)
         except OSError as error:
             spared[each.artifact] = f"can't be removed: {error.strerror}"

@@ -45,6 +45,7 @@ class Cache(RuleBasedStateMachine):
         self.starts = dict.fromkeys(PIDS, 1)
         self.dead: set[int] = set()
         self.handed: dict[int, dict[str, bytes]] = {pid: {} for pid in PIDS}
+        self.leased: dict[int, set[str]] = {pid: set() for pid in PIDS}
         self.pins: dict[str, str] = {}
         self.stale: dict[str, float] = {}
         self.used: dict[str, float] = {}
@@ -93,6 +94,7 @@ class Cache(RuleBasedStateMachine):
         self.uses.flush()
         self.used[key] = self.now()
         self.stale.pop(key, None)
+        self.leased[pid].add(entry.manifest.artifact)
         self.handed[pid][entry.path] = Path(entry.path).read_bytes()
 
     def publish(self, key: str, content: bytes) -> Entry:
@@ -142,6 +144,7 @@ class Cache(RuleBasedStateMachine):
     def die(self, pid: int) -> None:
         self.dead.add(pid)
         self.handed[pid] = {}
+        self.leased[pid] = set()
 
     @rule(pid=pids)
     def be_born(self, pid: int) -> None:
@@ -215,7 +218,7 @@ class Cache(RuleBasedStateMachine):
 
     def protected(self, name: str, locked: str | None) -> bool:
         key = str(key_of_artifact(name))
-        if key == locked or any(Path(path).name == name for handed in self.handed.values() for path in handed):
+        if key == locked or any(name in leased for leased in self.leased.values()):
             return True
         manifest = self.store.layout.manifest(key)
         if not manifest.exists():
