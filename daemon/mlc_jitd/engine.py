@@ -527,7 +527,9 @@ class Engine:
         entry = self._entries[instruction.key]
         if asking.peer.identity not in self._inner:
             self._lend(asking.peer.identity, asking.peer.pid, entry)
-            if not self._work.store.still(entry):  # it was collected since it was found
+            # A library that was just made is protected by its age, even if another process has replaced it already.
+            made = instruction.source != "hit" and os.path.lexists(entry.path)
+            if not made and not self._work.store.still(entry):  # it was collected since it was found
                 self._look_up(instruction.asker, asking)
                 return
         del self._asking[instruction.asker]

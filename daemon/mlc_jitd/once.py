@@ -172,7 +172,8 @@ class _Once:
             if entry is None:  # upstream's own file
                 break
             self.lending.lend(b"", self.asker, entry)
-            if self.work.store.still(entry) or not again:
+            made = answer.source != "hit" and os.path.lexists(entry.path)
+            if made or self.work.store.still(entry) or not again:
                 break
             # It was collected since it was found.
         self.lending.uses.flush()
