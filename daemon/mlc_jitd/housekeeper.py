@@ -81,6 +81,7 @@ class Housekeeper(Onlooker):
         self._wake = threading.Event()
         self._asked = False
         self._unmet = False
+        self._reaped = 0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
 
@@ -116,8 +117,10 @@ class Housekeeper(Onlooker):
         ended = _keys(self._lending.leases.reap())
         for key in ended:
             self._lending.uses.note(key)
-        if ended and self._unmet:
-            self.nudge()
+        if ended:
+            self._reaped += 1
+            if self._unmet:
+                self.nudge()
 
     def make_room(self, need: int) -> bool:
         """Collect until so many bytes are free, for a compile that waits for it; whether anything went."""
@@ -188,6 +191,7 @@ class Housekeeper(Onlooker):
         if not self._settings.collect_seconds:
             return
         self._lending.uses.flush()
+        reaped = self._reaped
         with self._collecting:
             try:
                 done = self._collector.collect(
@@ -202,6 +206,8 @@ class Housekeeper(Onlooker):
                 return
         unmet, self._unmet = self._unmet, bool(done.plan.over or done.plan.short)
         tell(done, again=unmet)
+        if self._unmet and self._reaped != reaped:
+            self.nudge()  # a process ended after its lease was looked at
 
 
 def make_room(collector: Collector, asks: Asks, settings: Settings, need: int) -> bool:
