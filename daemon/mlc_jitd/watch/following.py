@@ -52,6 +52,11 @@ class Following:
         if self._listed:
             self._watcher.asker.do(self._read_lists)
 
+    @property
+    def pending(self) -> int:
+        """How many questions are asked in the background, or still to be asked."""
+        return self._background.pending
+
     def on_time(self, now: float) -> None:
         """Ask again for what found no place in the queue."""
         self._background.on_time(now)

@@ -206,6 +206,8 @@ class Watcher(Onlooker):
             each.close()
 
     def _patience(self) -> float:
+        if not self._folders and not self._following.pending:
+            return SCAN_SECONDS
         now = time.monotonic()
         dues = [each.state.due for each in self._folders.values() if not each.looking]
         return max(0.02, min([now + CHECK_SECONDS, *dues]) - now)
