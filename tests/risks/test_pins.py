@@ -184,6 +184,7 @@ def test_a_list_of_which_something_fails(daemon: Daemon, double: Double, mlc_jit
     assert done.returncode == 1
     assert "bad cpu: The compile failed: " in done.stderr
     assert "0 cached, 1 compiled, 1 failed" in done.stdout
+    assert mlc_jit("prewarm", listed, "--device", "cpu").returncode == 2  # the list says which
     listed.write_text(f'[[prewarm]]\nmodle = "{good}"\n')
     done = mlc_jit("prewarm", listed)
     assert (done.returncode, "Did you mean `model`?" in done.stderr) == (2, True)

@@ -13,7 +13,7 @@ from mlc_jit.cli import tasks
 from mlc_jit.cli.asking import duration, table
 from mlc_jit.cli.compile_ import labels
 from mlc_jit.cli.keeping import keep
-from mlc_jit.errors import JitError
+from mlc_jit.errors import JitError, RequestError
 
 if TYPE_CHECKING:
     import argparse
@@ -61,6 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _wanted(arguments: argparse.Namespace) -> list[tasks.Wanted]:
     models = [word for word in arguments.what if not _is_list(word)]
+    given = arguments.device != "auto" or arguments.overrides or arguments.opt or arguments.system_lib_prefix
+    if given and not models:
+        raise RequestError(
+            "--device, --overrides, --opt and --system-lib-prefix say what is asked of models on the command line.",
+            remedy="Write these into the list.",
+        )
     names = dict(zip(models, labels(models), strict=True))
     found = []
     for word in arguments.what:
