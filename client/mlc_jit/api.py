@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -10,24 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlc_jit import log, settings
 from mlc_jit import messages as m
-from mlc_jit import settings
 from mlc_jit.asking import ask, ask_all
 from mlc_jit.conversation import OnProgress
 from mlc_jit.request import Question, device_text, make_request, question, read_config
 from mlc_jit.settings import jit_policy, silence_seconds
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Mapping
 
     from mlc_jit.progress import ProgressLine
 
 __all__ = [
-    "JITResult", "OnProgress", "ajit", "ask", "ask_all", "device_text", "jit", "jit_policy", "library", "logger",
+    "JITResult", "OnProgress", "ajit", "ask", "ask_all", "device_text", "jit", "jit_policy", "library",
     "make_request", "read_config", "silence_seconds",
 ]  # fmt: skip
-
-logger = logging.getLogger("mlc_jit")
 
 
 @dataclass
@@ -81,7 +79,6 @@ def jit(
         overrides,
         device,
         system_lib_prefix,
-        log=logger,
         log_policy=not skip_log_jit_policy,
         on_progress=on_progress,
         timeout=timeout,
@@ -95,23 +92,23 @@ def library(
     device: Any,
     system_lib_prefix: str | None,
     *,
-    log: logging.Logger,
     log_policy: bool,
+    logger: logging.Logger | None = None,
     on_progress: OnProgress | None = None,
     timeout: float | None = None,
 ) -> m.Result:
-    """``jit()`` with all that is known of the library, and a log of the caller's choice.
+    """``jit()`` with all that is known of the library, and a logger of the caller's choice.
 
     Raises:
         JitError: As ``jit()``.
     """
     if log_policy:
-        tell_policy(log)
+        tell_policy(logger)
     watched = on_progress is None and on_terminal()
     asked = question(model_path, overrides, device, system_lib_prefix, progress=watched or on_progress is not None)
     deadline = deadline_of(timeout)
     answer = _ask_on_terminal(asked, deadline) if watched else ask(asked, on_progress=on_progress, deadline=deadline)
-    tell_answer(log, answer)
+    tell_answer(answer, logger)
     return answer
 
 
@@ -158,10 +155,10 @@ async def ajit(
             lambda: upstream(model_path, overrides, device, system_lib_prefix, skip_log_jit_policy=skip_log_jit_policy)
         )
     if not skip_log_jit_policy:
-        tell_policy(logger)
+        tell_policy()
     asked = question(model_path, overrides, device, system_lib_prefix, progress=on_progress is not None)
     answer = await aio.ask(asked, on_progress=on_progress, deadline=deadline_of(timeout))
-    tell_answer(logger, answer)
+    tell_answer(answer)
     return JITResult(answer.path, answer.system_lib_prefix)
 
 
@@ -191,13 +188,16 @@ def upstream(
     return JITResult(*done)
 
 
-def tell_policy(log: logging.Logger) -> None:
-    if log.isEnabledFor(logging.INFO):
-        log.info("MLC_JIT_POLICY = %s. Can be one of: ON, OFF, REDO, READONLY", jit_policy())
+def tell_policy(logger: logging.Logger | None = None) -> None:
+    """Log the policy, as upstream does."""
+    policy = settings.current().policy or jit_policy()
+    log.info("MLC_JIT_POLICY = %s. Can be one of: ON, OFF, REDO, READONLY", policy, log=logger)
 
 
-def tell_answer(log: logging.Logger, answer: m.Result) -> None:
-    log.info("Using %s model lib: %s", "cached" if answer.source == "hit" else "compiled", answer.path)
+def tell_answer(answer: m.Result, logger: logging.Logger | None = None) -> None:
+    """Log which library it is, as upstream does."""
+    how = "cached" if answer.source == "hit" else "compiled"
+    log.info("Using %s model lib: %s", how, answer.path, log=logger)
 
 
 def on_terminal() -> bool:

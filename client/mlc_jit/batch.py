@@ -85,7 +85,7 @@ def jit_many(
     if settings.mode() == "off":
         return [_upstream_or_error(call, return_exceptions, skip_log_jit_policy) for call in wanted]
     if not skip_log_jit_policy:
-        api.tell_policy(api.logger)
+        api.tell_policy()
     tells, close = _tells(wanted, on_progress)
     outcomes: list[m.Result | JitError] = []
     places: list[int] = []
@@ -159,7 +159,7 @@ async def ajit_many(
 
     wanted = [call if isinstance(call, JITCall) else JITCall(*call) for call in calls]
     if not skip_log_jit_policy and settings.mode() != "off":
-        api.tell_policy(api.logger)
+        api.tell_policy()
 
     async def one(call: JITCall) -> JITResult | JitError:
         try:
@@ -198,7 +198,7 @@ def _question(call: JITCall, *, progress: bool) -> Question | JitError:
 def _result(outcome: m.Result | JitError) -> Any:
     if isinstance(outcome, JitError):
         return outcome
-    api.tell_answer(api.logger, outcome)
+    api.tell_answer(outcome)
     return api.JITResult(outcome.path, outcome.system_lib_prefix)
 
 

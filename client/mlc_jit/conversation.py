@@ -7,7 +7,6 @@ means is said here for both. What does not belong here: doing without a daemon (
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlc_jit import channel as wire
+from mlc_jit import log, settings
 from mlc_jit import messages as m
-from mlc_jit import settings
 from mlc_jit.errors import (
     BusyError,
     DaemonError,
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from mlc_jit.interrupt import Interrupt
     from mlc_jit.request import Question
 
-logger = logging.getLogger("mlc_jit")
-
 TRIES = 5
 """How often a question is asked again when its daemon ends or is replaced meanwhile."""
 
@@ -50,11 +47,12 @@ OnEnd = Callable[[int, m.Result | JitError], None]
 Then = Literal["answered", "elsewhere", "later"]
 
 
-@dataclasses.dataclass(slots=True)
 class Wait:
-    """One question and what becomes of it.
+    """One question and what becomes of it. A plain class: to make a dataclass takes a fiftieth of a process's hit.
 
     Attributes:
+        question: What is asked.
+        tell: Told how far it is.
         id: The same over every connection.
         place: Which of the caller's questions it is.
         begun: When it was first asked.
@@ -62,14 +60,17 @@ class Wait:
         outcome: The library, or why there is none; ``None`` while it is waited for.
     """
 
-    question: Question
-    tell: OnProgress | None = None
-    place: int = 0
-    id: int = dataclasses.field(default_factory=wire.next_id)
-    begun: float = dataclasses.field(default_factory=time.monotonic)
-    again_at: float | None = None
-    pause: float = 0.5
-    outcome: m.Result | JitError | None = None
+    __slots__ = ("again_at", "begun", "id", "outcome", "pause", "place", "question", "tell")
+
+    def __init__(self, question: Question, tell: OnProgress | None = None, place: int = 0) -> None:
+        self.question = question
+        self.tell = tell
+        self.place = place
+        self.id = wire.next_id()
+        self.begun = time.monotonic()
+        self.again_at: float | None = None
+        self.pause = 0.5
+        self.outcome: m.Result | JitError | None = None
 
     def take(self, reply: m.Message, places: Locations, now: float) -> Then | None:
         """Take in a reply with this wait's id; ``None`` where it is not the last one.
@@ -110,13 +111,15 @@ class Wait:
         return "answered"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Begun:
     """A question that was asked in the hope of the answer that it had before, and had another one, or none yet."""
 
-    channel: wire.Channel
-    id: int
-    frame: bytes | None
+    __slots__ = ("channel", "frame", "id")
+
+    def __init__(self, channel: wire.Channel, id_: int, frame: bytes | None) -> None:
+        self.channel = channel
+        self.id = id_
+        self.frame = frame
 
 
 def quick(question: Question) -> m.Result | Begun | None:
@@ -307,7 +310,7 @@ def heeded(answer: m.Result) -> m.Result:
     """The answer; what there is to know of its library is logged, once in this process."""
     if answer.warning and answer.path not in _warned_of:
         _warned_of.add(answer.path)
-        logger.warning("%s", answer.warning)
+        log.warning("%s", answer.warning)
     return answer
 
 

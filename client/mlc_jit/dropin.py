@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from mlc_jit import log
 from mlc_jit.errors import JitError
 from mlc_jit.fallback import ORIGINAL
 from mlc_jit.importhook import Watcher
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 __all__ = ["install", "installed", "uninstall"]
-
-logger = logging.getLogger("mlc_jit")
 
 MODULE = "mlc_llm.interface.jit"
 
@@ -105,7 +103,7 @@ def _replace(module: ModuleType) -> None:
     if original is _aside:
         return
     _aside = original
-    logger.warning("mlc-jitd: %s is not the one known here (%s); leaving it as it is", f"{MODULE}.jit", changed)
+    log.warning("mlc-jitd: %s is not the one known here (%s); leaving it as it is", f"{MODULE}.jit", changed)
     if settings.mode() == "require":
         vars(module)["jit"] = _refusal(original, changed)
 
@@ -147,8 +145,8 @@ def _replacement(module: ModuleType, original: Callable[..., Any]) -> Callable[.
             _known(module, overrides),
             device,
             system_lib_prefix,
-            log=getattr(module, "logger", logger),
             log_policy=not skip_log_jit_policy,
+            logger=getattr(module, "logger", None),
         )
         return vars(module)["JITResult"](found.path, found.system_lib_prefix)
 
@@ -162,7 +160,7 @@ def _known(module: ModuleType, overrides: Any) -> Any:
     if not fields or not overrides or overrides.keys() <= {*fields, "opt"}:
         return overrides
     unknown = sorted(str(name) for name in overrides if name not in fields and name != "opt")
-    logger.warning("mlc-jitd: overrides that mlc_llm does not know have no effect: %s", ", ".join(unknown))
+    log.warning("mlc-jitd: overrides that mlc_llm does not know have no effect: %s", ", ".join(unknown))
     return {name: value for name, value in overrides.items() if name in fields or name == "opt"}
 
 

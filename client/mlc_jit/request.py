@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,6 @@ KEPT = 64
 _PLAIN = frozenset({int, float, bool, str, type(None)})
 
 
-@dataclass(slots=True)
 class Question:
     """A request and its bytes, but for the id; and the last hit that answered it, by its bytes.
 
@@ -47,11 +45,14 @@ class Question:
         silence: Seconds after which a silent daemon is given up.
     """
 
-    request: m.JitRequest
-    silence: float
-    _before: bytes = field(default=b"", repr=False)
-    _after: bytes = field(default=b"", repr=False)
-    _answer: tuple[bytes, bytes, m.Result] | None = field(default=None, repr=False)
+    __slots__ = ("_after", "_answer", "_before", "request", "silence")
+
+    def __init__(self, request: m.JitRequest, silence: float, before: bytes, after: bytes) -> None:
+        self.request = request
+        self.silence = silence
+        self._before = before
+        self._after = after
+        self._answer: tuple[bytes, bytes, m.Result] | None = None
 
     @classmethod
     def of(cls, request: m.JitRequest, *, silence: float | None = None) -> Question:

@@ -5,7 +5,6 @@ Who waits hears a heartbeat every two seconds. A first look is taken early, sinc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import DaemonUnavailableError
@@ -22,7 +21,6 @@ FIRST_PROBE_SECONDS = 0.25
 PROBE_SECONDS = HEARTBEAT_SECONDS * 1.25
 
 
-@dataclass(slots=True)
 class Vigil:
     """One wait for a daemon's word.
 
@@ -33,13 +31,13 @@ class Vigil:
         due: When the next look at it is to be taken.
     """
 
-    path: Path
-    limit: float
-    heard: float
-    due: float = field(init=False)
+    __slots__ = ("due", "heard", "limit", "path")
 
-    def __post_init__(self) -> None:
-        self.due = self.heard + FIRST_PROBE_SECONDS
+    def __init__(self, path: Path, limit: float, heard: float) -> None:
+        self.path = path
+        self.limit = limit
+        self.heard = heard
+        self.due = heard + FIRST_PROBE_SECONDS
 
     def word(self, now: float) -> None:
         """It said something."""

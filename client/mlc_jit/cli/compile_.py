@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mlc_jit import api, cli
+from mlc_jit import api, cli, log
 from mlc_jit import messages as m
 from mlc_jit.errors import DaemonUnavailableError, JitError, OverrideInvalidError
 from mlc_jit.progress import Board
@@ -136,11 +136,11 @@ def _above(board: Board) -> Iterator[None]:
             board.say(f"mlc-jit: {record.getMessage()}")
 
     handler = Above(logging.WARNING)
-    api.logger.addHandler(handler)
+    log.logger().addHandler(handler)
     try:
         yield
     finally:
-        api.logger.removeHandler(handler)
+        log.logger().removeHandler(handler)
 
 
 def labels(models: Sequence[str]) -> list[str]:
