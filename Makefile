@@ -27,6 +27,8 @@ unit: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/hit.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/storm.py
 
 docs: $(VENV)/.dev  # the table of settings in docs/configuration.md, from daemon/mlc_jitd/config.py
 	$(BIN)/python docs/settings.py

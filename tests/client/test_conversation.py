@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket as socket_module
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 from harness.daemons import until
 from harness.scripted import Scripted, busy, silent
 from mlc_jit import (
+    AccessRefusedError,
     CompileError,
     DaemonUnavailableError,
     JITCall,
@@ -398,3 +400,25 @@ def test_without_a_daemon_a_loop_goes_on_while_the_work_is_done(
     ticks, found = asyncio.run(main())
     assert found == library
     assert ticks >= 5
+
+
+@pytest.mark.parametrize("trouble", ["an open folder", "permission"])
+def test_over_what_may_not_be_used_nothing_is_started(
+    trouble: str, place: Place, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setenv("MLC_JITD", "require")
+
+    class Refused(socket_module.socket):
+        def connect(self, _address: Any) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(autostart, "_start", started.append)
+        if trouble == "permission":
+            patched.setattr(socket_module, "socket", Refused)
+        else:
+            place.runtime.chmod(0o777)
+        with pytest.raises(AccessRefusedError):
+            ask()
+    assert started == []
