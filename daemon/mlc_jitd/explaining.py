@@ -50,7 +50,7 @@ class Explaining:
         reply: m.Message
         try:
             found = self._work.explain(message.request)
-            reply = explained(message.id, found, self._work.upstream.files)
+            reply = explained(message.id, found, self._work.upstream.files, self._work.store.layer_of)
         except JitError as error:
             reply = m.Failure.of(error, id=message.id)
         except Exception as error:

@@ -65,7 +65,7 @@ class Known:
             if changed is not None and self._listed is not None and self._listed[0] == changed:
                 return True
         now = time.time()
-        keys = set(self._store.keys())
+        keys = set(self._store.every_key())
         with self._lock:
             for key in self._known.keys() - keys:
                 del self._known[key]

@@ -70,7 +70,7 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
         collector, asks = Collector(work.store, leases, lending.uses), Asks(work.store.layout.library)
         work.make_room = lambda need: make_room(collector, asks, settings, need)
         if isinstance(request, m.Explain):
-            reply(explained(request.id, work.explain(request.request), work.upstream.files))
+            reply(explained(request.id, work.explain(request.request), work.upstream.files, work.store.layer_of))
             return 0
         naming = _Naming(work, request) if settings.upstream_names else None
         answer = _Once(work, lending, settings, asker, reply, stop, naming).answer(request)

@@ -12,11 +12,12 @@ from mlc_jitd.schedule.jobs import Busy, Refused, Waiting
 from mlc_jitd.store import Found
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlc_jitd.explain import Near
     from mlc_jitd.identity import Identity, UpstreamName
-    from mlc_jitd.store import Layer, Manifest
+    from mlc_jitd.store import Entry, Layer, Manifest
     from mlc_jitd.store.upstream import UpstreamNames
     from mlc_jitd.upstream import Stopgap
     from mlc_jitd.work import Explained
@@ -63,17 +64,20 @@ def stopgap_result(id_: int, identity: Identity, stopgap: Stopgap) -> m.Result:
     )
 
 
-def explained(id_: int, found: Explained, files: UpstreamNames) -> m.Explained:
+def explained(id_: int, found: Explained, files: UpstreamNames, layer_of: Callable[[Entry], str]) -> m.Explained:
     """The reply that says what a request would come to.
 
     Args:
         id_: Of the request.
         found: What there is to say.
         files: What lies under upstream's names there.
+        layer_of: The layer that an entry lies in.
     """
     key, answer, explanation = found.identity.key, found.answer, found.explanation
     if isinstance(answer, Found):
-        facts = {"path": answer.entry.path, "words": "the library is in the cache"}
+        layer = layer_of(answer.entry)
+        where = f"the layer {layer}" if layer else "the cache"
+        facts = {"path": answer.entry.path, "words": f"the library is in {where}"}
     else:
         said = explanation.words if answer.reason == "absent" and not answer.remedy else answer.detail
         facts = {"reason": answer.reason, "words": said, "remedy": answer.remedy}

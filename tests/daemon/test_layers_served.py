@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from harness.daemons import Daemon, Place
     from harness.doubles import Double
 
+pytestmark = pytest.mark.timeout(90)  # commands one after another: seconds here, more on a full host
+
 
 @pytest.fixture
 def baked(double: Double, place: Place, mlc_jit: Callable[..., subprocess.CompletedProcess[str]]) -> Path:
@@ -87,3 +89,24 @@ def test_the_fallback_without_a_daemon_reads_layers_too(
     path = jit(baked, {}, "cpu").model_lib_path
     assert Path(path).parent == place.root / "baked/model_lib"
     assert len(double.starts()) == 1
+
+
+def test_explain_and_the_doctor_know_layers(
+    baked: Path,
+    place: Place,
+    double: Double,
+    mlc_jit: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = place.root / "baked"
+    monkeypatch.setenv("MLC_JITD_LAYERS", f"{layer}:{place.root}/nowhere")
+    hit = json.loads(mlc_jit("explain", baked, "--device", "cpu", "--json").stdout)
+    assert (hit["hit"], hit["words"]) == (True, f"the library is in the layer {layer}")
+    miss = json.loads(mlc_jit("explain", baked, "--device", "cpu", "--opt", "O0", "--json").stdout)
+    assert (miss["hit"], miss["compared"], len(miss["nearest"])) == (False, 1, 1)
+    findings = json.loads(mlc_jit("doctor", "--json").stdout)["findings"]
+    assert [each["level"] for each in findings if each["check"] == "layers"] == ["ok", "note"]
+    layer.chmod(0o777)
+    done = mlc_jit("doctor", "--json")
+    (problem,) = [each for each in json.loads(done.stdout)["findings"] if each["level"] == "problem"]
+    assert (done.returncode, problem["check"], problem["remedy"]) == (1, "layers", f"Run: chmod go-w {layer}")

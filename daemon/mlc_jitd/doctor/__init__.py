@@ -31,6 +31,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     compilers.toolchain,
     compilers.linker,
     places.home,
+    places.layers,
     places.locking,
     places.disk,
     places.runtime,

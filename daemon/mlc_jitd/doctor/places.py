@@ -6,7 +6,9 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from mlc_jitd.config import Settings
 from mlc_jitd.doctor.finding import Finding, problem, size
+from mlc_jitd.store import Layer, layers_of
 from mlc_jitd.store.access import distrust
 from mlc_jitd.store.filesystem import VOLATILE, can_not_execute, file_system, is_network, why_no_locks
 from mlc_jitd.store.layout import Layout, key_of_artifact
@@ -81,6 +83,25 @@ def home(patient: Patient) -> Iterator[Finding]:
         check="home", level="note" if remedy else "ok", found=f"{layout.home}{where}", follows=follows, remedy=remedy,
         facts=facts,
     )  # fmt: skip
+
+
+def layers(_patient: Patient) -> Iterator[Finding]:
+    """The read-only caches below the home."""
+    for path in layers_of(Settings.load(strict=False).layers):
+        state = Layer(path).look()
+        facts = {"path": str(path), "state": state.state, "file_system": state.file_system}
+        if state.state == "ok":
+            on = f" on {state.file_system}" if state.file_system else ""
+            yield Finding(check="layers", level="ok", found=f"{path}{on}", facts=facts)
+            continue
+        yield Finding(
+            check="layers",
+            level="note" if state.state == "missing" else "problem",
+            found=f"{path} is {state.state}: {state.detail}",
+            follows="it is looked for again at each miss" if state.state == "missing" else "nothing in it is served",
+            remedy=state.remedy or "Mount or make it, or take it out of MLC_JITD_LAYERS.",
+            facts=facts,
+        )
 
 
 def locking(patient: Patient) -> Iterator[Finding]:

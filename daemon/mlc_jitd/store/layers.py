@@ -105,6 +105,10 @@ class Layer:
         """Every readable manifest; none if it can't be asked."""
         return self._read(lambda: list(self._store.manifests()), [])
 
+    def manifest(self, key: str) -> Manifest | None:
+        """The key's manifest, if a good one is there and it can be asked."""
+        return self._read(lambda: self._store.manifest(key), None)
+
     def keys(self) -> list[str]:
         """The keys that have a manifest; none if it can't be asked."""
         return self._read(self._store.keys, [])
@@ -225,6 +229,14 @@ class LayeredStore(Store):
                 if answer.reason == "absent":
                     answer = found
         return answer
+
+    def every_key(self) -> list[str]:
+        """The keys of the home and of all layers that can be read, sorted."""
+        return sorted({*self.keys(), *(key for layer in self.layers for key in layer.keys())})  # noqa: SIM118
+
+    def manifest(self, key: str) -> Manifest | None:
+        """The home's manifest of the key, else the first good one of a layer."""
+        return super().manifest(key) or next((found for each in self.layers if (found := each.manifest(key))), None)
 
     def layer_of(self, entry: Entry) -> str:
         """The layer that an entry lies in; empty for the home."""

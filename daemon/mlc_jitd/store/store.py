@@ -254,6 +254,10 @@ class Store:
         """
         return sorted(key for key in map(key_of_manifest, self._names()) if key)
 
+    def every_key(self) -> list[str]:
+        """``keys``, with those of the layers."""
+        return self.keys()
+
     def manifest(self, key: str) -> Manifest | None:
         """The key's manifest, if a good one is there; its artifact is not looked at."""
         with contextlib.suppress(
@@ -291,6 +295,10 @@ class Store:
     def layers(self) -> tuple[Layer, ...]:
         """The read-only caches below this one; see ``LayeredStore``."""
         return ()
+
+    def layer_of(self, entry: Entry) -> str:  # noqa: ARG002 - a store without layers
+        """The layer that an entry lies in; empty for the home."""
+        return ""
 
     def everything(self) -> Iterator[tuple[str, Path, Manifest]]:
         """Every readable entry that would be found: its layer (empty for the home), its artifact, its manifest."""

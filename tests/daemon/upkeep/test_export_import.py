@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     MlcJit = Callable[..., subprocess.CompletedProcess[str]]
     Made = Callable[..., Entry]
 
+pytestmark = pytest.mark.timeout(90)  # commands one after another: seconds here, more on a full host
+
 
 @pytest.fixture
 def other(place: Place) -> Path:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     MlcJit = Callable[..., subprocess.CompletedProcess[str]]
 
+pytestmark = pytest.mark.timeout(90)  # commands one after another: seconds here, more on a full host
+
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
     "num_hidden_layers": 1, "rms_norm_eps": 1e-5, "vocab_size": 67, "context_window_size": 128,

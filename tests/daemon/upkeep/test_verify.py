@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     MlcJit = Callable[..., subprocess.CompletedProcess[str]]
     Made = Callable[..., Entry]
 
+pytestmark = pytest.mark.timeout(90)  # commands one after another: seconds here, more on a full host
+
 
 def snapshot(folder: Path) -> dict[str, Any]:
     """Every name below a folder with what its stat says but for access times."""
@@ -359,3 +361,16 @@ def test_a_layer_is_looked_at_and_never_repaired(
     assert "A layer is repaired by whoever makes it" in damaged["remedy"]
     assert (missing["kind"], missing["level"]) == ("layer", "note")
     assert snapshot(layer) == before
+
+
+def test_keys_that_lie_in_a_layer_can_be_named(
+    made: Made, mlc_jit: MlcJit, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = made("bad"), made("good")
+    DAMAGES["flipped"](bad)
+    place.cache.rename(place.root / "layer")
+    monkeypatch.setenv("MLC_JITD_LAYERS", f"{place.root}/layer:{place.root}/nowhere")
+    found = report(mlc_jit("verify", good.key[:12], "--json"))
+    assert (found["entries"], found["whole"], found["findings"]) == (1, 1, [])
+    (finding,) = report(mlc_jit("verify", bad.key, "--json"))["findings"]
+    assert finding["key"] == bad.key

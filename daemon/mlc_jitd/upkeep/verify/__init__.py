@@ -51,28 +51,33 @@ def run(arguments: argparse.Namespace, tell: Tell) -> Any:
     idle = not arguments.recompile and step_back()
     home = cache_home()
     store = Store(home)
+    lower = [Layer(each) for each in layers_of(Settings.load(strict=False).layers)]
     trouble = list(folders.troubles(store.layout))
     if arguments.repair:
         store.open()
-    keys = store.keys()
+    mine = store.keys()
+    named: list[str] | None = None
     if arguments.keys:
-        keys = entries.chosen(arguments.keys, keys)
-    tally = entries.Tally(of=len(keys))
+        named = entries.chosen(arguments.keys, sorted({*mine, *(key for each in lower for key in each.keys())}))  # noqa: SIM118
+        mine = [key for key in mine if key in named]
+    tally = entries.Tally(of=len(mine))
     found: list[Finding] = []
     told = 0.0
-    for key in keys:
+    for key in mine:
         found += entries.examine(store, key, tally, repair=arguments.repair)
         if time.monotonic() - told > TELL_SECONDS:
             told = time.monotonic()
             tell(dataclasses.asdict(tally))
-    took = round(time.monotonic() - began, 3)
-    if not arguments.keys:
+    if named is None:
         trouble += folders.leftovers(store.layout, repaired=arguments.repair)
-        trouble += [
-            each
-            for layer in layers_of(Settings.load(strict=False).layers)
-            for each in in_layer(Layer(layer), tally, tell)
-        ]
+    for layer in lower:
+        found += in_layer(layer, tally, tell, None if named is None else set(named) - set(mine))
+    took = round(time.monotonic() - began, 3)
+    proofs = []
+    for key in named or [] if arguments.recompile else []:
+        places = [store, *(each.store for each in lower if each.look().state == "ok")]
+        holder = next((each for each in places if each.manifest(key)), store)
+        proofs.append(again.prove(holder, key, tell, memory=store.layout.library / ".identity"))
     return {
         "home": str(home),
         "entries": tally.done,
@@ -80,15 +85,17 @@ def run(arguments: argparse.Namespace, tell: Tell) -> Any:
         "bytes": tally.bytes,
         "seconds": took,
         "idle_io": idle,
-        "recompiled": [each for key in keys if (each := again.prove(store, key, tell))] if arguments.recompile else [],
+        "recompiled": [each for each in proofs if each],
         "findings": [dataclasses.asdict(each) for each in (*trouble, *found)],
     }
 
 
-def in_layer(layer: Layer, tally: entries.Tally, tell: Tell) -> Iterator[Finding]:
-    """The same for a read-only cache: how it is, and each of its entries; nothing is ever repaired there."""
+def in_layer(layer: Layer, tally: entries.Tally, tell: Tell, only: set[str] | None) -> Iterator[Finding]:
+    """The same for a read-only cache: how it is, and its entries, all or those named; nothing is repaired there."""
     state = layer.look()
     if state.state != "ok":
+        if only is not None:
+            return
         yield Finding(
             kind="layer",
             level="note" if state.state == "missing" else "problem",
@@ -97,7 +104,7 @@ def in_layer(layer: Layer, tally: entries.Tally, tell: Tell) -> Iterator[Finding
             path=state.path,
         )
         return
-    keys = layer.keys()
+    keys = [key for key in layer.keys() if only is None or key in only]  # noqa: SIM118
     tally.of += len(keys)
     for number, key in enumerate(keys):
         for finding in entries.examine(layer.store, key, tally, repair=False):

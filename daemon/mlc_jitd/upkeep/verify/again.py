@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from mlc_jitd.store import Entry, Store
 
 
-def prove(store: Store, key: str, tell: Callable[[Any], None]) -> dict[str, Any] | None:
+def prove(store: Store, key: str, tell: Callable[[Any], None], *, memory: Path) -> dict[str, Any] | None:
     """One entry, as JSON values: ``verdict`` is ``equal``, ``different``, ``not-compared`` or ``failed``.
 
     Args:
         store: Is only read.
         key: 64 hex digits.
         tell: Told each stage.
+        memory: Where an ``Identifier`` keeps what it found out.
 
     Returns:
         ``None`` for an entry that is not whole: that is another finding.
@@ -48,7 +49,7 @@ def prove(store: Store, key: str, tell: Callable[[Any], None]) -> dict[str, Any]
         return {**found, "why": why, "remedy": "Run this where such libraries run, or trust the digest."}
     try:
         with tempfile.TemporaryDirectory(prefix="mlc-jitd-verify-") as scratch:
-            return {**found, **_prove(store, answer.entry, Path(scratch), tell)}
+            return {**found, **_prove(answer.entry, Path(scratch), tell, memory)}
     except JitError as error:
         return {**found, "verdict": "failed", "why": error.message, "remedy": error.remedy, "reason": error.reason}
     except OSError as error:
@@ -60,12 +61,12 @@ def prove(store: Store, key: str, tell: Callable[[Any], None]) -> dict[str, Any]
         }
 
 
-def _prove(store: Store, entry: Entry, scratch: Path, tell: Callable[[Any], None]) -> dict[str, Any]:
+def _prove(entry: Entry, scratch: Path, tell: Callable[[Any], None], memory: Path) -> dict[str, Any]:
     settings = Settings.load(strict=False)
     host = capacity.read()
     library = _copy(entry, scratch)
     tell({"stage": "identity", "detail": entry.key[:12]})
-    identity = same_identity(Identifier(store.layout.library / ".identity"), entry.manifest, os.environ)
+    identity = same_identity(Identifier(memory), entry.manifest, os.environ)
     proof = recompile(
         identity,
         library,
