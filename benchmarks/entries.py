@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from hit import TINY, p50, p99
+from common import TINY, p50, p99
 
 ARTIFACT_BYTES = 16 << 10
 READY_SECONDS = 60.0

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from hit import TINY
+from common import TINY
 
 if TYPE_CHECKING:
     from mlc_jit import messages as m

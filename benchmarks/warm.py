@@ -37,7 +37,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hit import TINY
+from common import TINY
 from mlc_jit.messages import JitRequest
 from mlc_jit.variables import collect
 from mlc_jitd.build import Kind, Limits, Outcome, StopSignal, WarmCompilers, run

@@ -21,7 +21,7 @@ import threading
 import time
 from pathlib import Path
 
-from hit import TINY, p50, p99, timed
+from common import TINY, p50, p99, timed
 
 STORM = """
 import os, sys
