@@ -115,7 +115,11 @@ class Library:
         self.result = run_compiler(folder, self.config)
         assert self.result.returncode == 0, self.result.stderr
         self.files = sorted(path.name for path in folder.iterdir())
-        self.vm = relax.VirtualMachine(tvm.runtime.load_module(str(folder / "lib.so")), tvm.cpu())
+        self.load(folder / "lib.so")
+
+    def load(self, path: Path) -> None:
+        """Load a library for `self.config`, and make weights."""
+        self.vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
         self.metadata = json.loads(self.vm["_metadata"]())
         self.dtype = self.metadata["params"][0]["dtype"]
         rng = np.random.default_rng(7)

@@ -66,13 +66,18 @@ def _take_over(given: argparse.Namespace) -> None:
 
         report = Report()
         why = selfcheck.mismatch()
+        if not why:
+            try:
+                from mlc_jitd_kernels import hook
+
+                hook.install(hook.Settings(given.store, given.new, given.identity, given.workers), report)
+            except Exception:  # noqa: BLE001 - never worse than without
+                traceback.print_exc()
+                report.failures += 1
+                why = "it can't be taken over, see above"
         if why:
             report.plain(why)
             report.write(given.new)
-            return
-        from mlc_jitd_kernels import hook
-
-        hook.install(hook.Settings(given.store, given.new, given.identity, given.workers), report)
     finally:
         sys.path.remove(HERE)
 

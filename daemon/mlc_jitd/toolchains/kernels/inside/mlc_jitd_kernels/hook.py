@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 FEWEST = 2
 """Functions below which there is nothing to gain."""
 
-DEPTH = 100_000
+NO_ALIAS = "tirx.noalias"
+
+SHARED_CODE = "pragma_import_llvm"
+"""An attribute that brings code into the module for every function of it."""
+
+DEPTH = 20_000
 """How deeply TIR may be nested."""
 
 
@@ -133,7 +138,9 @@ class _Taken:
         import tvm
 
         attributes = {str(name): value for name, value in dict(mod.attrs or {}).items() if name not in keys.NOT_SEEN}
-        functions = {str(variable.name_hint): (variable, function) for variable, function in mod.functions.items()}
+        functions = _as_in_one_module(
+            {str(variable.name_hint): (variable, function) for variable, function in mod.functions.items()}
+        )
         found = self._groups(functions, target, attributes)
         os.makedirs(self._objects, exist_ok=True)
         os.makedirs(self._kernels, exist_ok=True)
@@ -177,6 +184,8 @@ class _Taken:
         """
         writer = Writer()
         texts = {name: writer.text(function) for name, (_, function) in functions.items()}
+        if any(SHARED_CODE in text.names for text in texts.values()):
+            raise UnknownNodeError(f"a function has {SHARED_CODE}, which is for all of its module")
         try:
             shared = keys.surroundings(writer, self._settings.identity, target, attributes)
         except UnknownNodeError as error:
@@ -243,6 +252,23 @@ def _unsuited(mod: Any, target: Any) -> str:
     if sum(bool(_attribute(function, "tirx.is_entry_func")) for function in mod.functions.values()) > 1:
         return "the module has several entry functions"
     return ""
+
+
+def _as_in_one_module(functions: dict[str, Any]) -> dict[str, Any]:
+    """Functions with the one `noalias` that all of them have when they are generated in one module.
+
+    TVM's LLVM code generation notes this attribute when it *declares* a function, and declares all of them, by symbol,
+    before it generates the first: the last one's value holds for all (`CodeGenLLVM::is_restricted_`, 0.26 and 0.27). It
+    decides what LLVM may reorder and vectorise, so a function compiled apart with its own value would be another one.
+    """
+    last = max(functions, key=lambda name: (_symbol(functions[name][1]) or f"_internal_{name}").encode())
+    wanted = bool(_attribute(functions[last][1], NO_ALIAS))
+    found = {}
+    for name, (variable, function) in functions.items():
+        if bool(_attribute(function, NO_ALIAS)) != wanted:
+            function = function.with_attr(NO_ALIAS, True) if wanted else function.without_attr(NO_ALIAS)  # noqa: PLW2901
+        found[name] = (variable, function)
+    return found
 
 
 def _attribute(function: Any, name: str) -> Any:

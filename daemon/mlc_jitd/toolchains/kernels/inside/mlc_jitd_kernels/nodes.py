@@ -139,9 +139,9 @@ class Writer:
         """How a type is written. Raises `UnknownNodeError` if that would not be all of it."""
         visit = self._visit
         if isinstance(value, tvm_ffi.Array):
-            return lambda array: ("[", *map(visit, array))
+            return lambda array: ("[", *[visit(item) for item in array])  # no map(): it would nest on the C stack
         if isinstance(value, tvm_ffi.Map):
-            return lambda map_: ("{", *sorted(((visit(name), visit(item)) for name, item in map_.items()), key=repr))
+            return lambda map_: ("{", *sorted([(visit(name), visit(item)) for name, item in map_.items()], key=repr))
         if isinstance(value, tvm_ffi.Tensor):
             return _constant
         if isinstance(value, tvm_ffi.Shape):
