@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo test lint types arrows unit bench docs clean
+.PHONY: demo test lint types arrows unit bench bench-compile docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -29,6 +29,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/hit.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/storm.py
+
+# BENCH="--models ../shared/models --python PYTHON" and the like: see benchmarks/compile.py
+bench-compile: $(VENV)/.dev
+	$(BIN)/python benchmarks/compile.py $(BENCH)
 
 docs: $(VENV)/.dev  # the table of settings in docs/configuration.md, from daemon/mlc_jitd/config.py
 	$(BIN)/python docs/settings.py

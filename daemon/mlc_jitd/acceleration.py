@@ -28,6 +28,10 @@ FOLDER = "kernels"
 """In a build's staging folder."""
 
 
+_AROUND_NVCC = ("environment", "toolchain")
+"""Parts of a library's key that say which nvcc there is, and what it reads."""
+
+
 class Acceleration:
     """See the module's docstring. From any thread.
 
@@ -57,7 +61,12 @@ class Acceleration:
         new = staging / FOLDER
         new.mkdir()
         return kernels.accelerated(
-            command, store=self.store.root, new=new, identity=build_of(identity.toolchain), workers=cores
+            command,
+            store=self.store.root,
+            new=new,
+            identity=build_of(identity.toolchain),
+            workers=cores,
+            device_identity=digest([part.sha256 for part in identity.parts if part.name in _AROUND_NVCC]),
         )
 
     def is_suspect(self, staging: Path, outcome: Outcome) -> bool:

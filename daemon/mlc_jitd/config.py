@@ -142,7 +142,7 @@ class Settings:
     )
 
     acceleration: str = _setting(
-        "off",
+        "auto",
         "`auto`: kernels are compiled apart, in parallel, and reused where the compiler's TVM is known; `off`",
         kind=values.words({each: each for each in ("auto", "off")}),
         page="kernels.md",

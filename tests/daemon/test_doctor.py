@@ -48,7 +48,7 @@ def test_a_healthy_host(mlc_jit: Callable[..., subprocess.CompletedProcess[str]]
     assert (done.returncode, problems) == (0, []), problems
     assert set(found) == {
         "cores", "memory", "gpus", "yielding", "toolchain", "linker", "home", "locking", "disk", "runtime", "daemon",
-        "leftovers", *(["cgroup"] if "cgroup" in found else []),
+        "kernels", "leftovers", *(["cgroup"] if "cgroup" in found else []),
     }  # fmt: skip
     assert found["toolchain"]["facts"]["chosen"] == "mlc_llm"
     assert found["home"]["facts"]["path"] == str(place.cache)

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlc_jit._version import __version__
-from mlc_jitd.doctor import compilers, daemon, host, places, service, yielding
+from mlc_jitd.doctor import compilers, daemon, host, kernels, places, service, yielding
 from mlc_jitd.doctor.finding import Finding, Patient
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     yielding.delegation,
     compilers.toolchain,
     compilers.linker,
+    kernels.kernels,
     places.home,
     places.layers,
     places.locking,

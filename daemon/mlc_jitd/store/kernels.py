@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlc_jitd.store.staging import remove_tree
 from mlc_jitd.toolchains.kernels.inside.mlc_jitd_kernels import objects
 
 if TYPE_CHECKING:
@@ -71,16 +72,18 @@ class KernelStore:
         self._count("kernels_reused", len(report.reused))
         self._count("kernels_compiled", len(report.made) + report.unkept + report.unkeyed)
         self._count("kernels_unkept", report.unkept + report.unkeyed)
+        self._count("nvcc_calls", len(report.devices))
+        self._count("nvcc_answers_reused", len(report.devices_reused))
         self._count("kernels_plain", int(report.way == "plain"))
         self._count("kernels_failures", report.failures)
         self._count("kernel_milliseconds_saved", int(report.saved * 1000))
         for key in report.damaged:
             self._drop_damaged(key)
         now = self._clock()
-        for key in report.reused:
+        for key in (*report.reused, *report.devices_reused):
             with contextlib.suppress(OSError, ValueError):
                 os.utime(self._place(key), (now, now))
-        added = sum(self._add(new / "kernels" / key, key, now) for key in report.made)
+        added = sum(self._add(new / "kernels" / key, key, now) for key in (*report.made, *report.devices))
         if added:
             self._trim()
 
@@ -99,7 +102,8 @@ class KernelStore:
         ``kernels_reused``, ``kernels_compiled``; ``kernels_unkept``: compiled, but nobody can reuse them;
         ``kernels_damaged``: found to be no good; ``kernels_plain``: compiles that TVM's own step did;
         ``kernels_failures``: those among them for which taking it over was tried; ``kernels_dropped``: the oldest, for
-        room; ``kernel_milliseconds_saved``: what the reused ones once took, on one core.
+        room; ``nvcc_calls``, ``nvcc_answers_reused``; ``kernel_milliseconds_saved``: what the reused ones once took, on
+        one core.
         """
         with self._lock:
             return dict(self._counters)
@@ -129,8 +133,7 @@ class KernelStore:
             place = self._place(key)
             objects.read(os.fspath(place), key)
         except objects.DamagedKernelError:
-            with contextlib.suppress(OSError):
-                place.unlink()
+            remove_tree(place)
         except (OSError, ValueError):
             return
 

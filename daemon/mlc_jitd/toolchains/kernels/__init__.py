@@ -55,14 +55,16 @@ class KernelReport:
     failures: int = 0
     saved: float = 0.0
     spent: float = 0.0
-    devices: int = 0
-    devices_reused: int = 0
+    devices: tuple[str, ...] = ()
+    devices_reused: tuple[str, ...] = ()
 
 
 _DECODER = msgspec.json.Decoder(KernelReport)
 
 
-def accelerated(command: Command, *, store: Path, new: Path, identity: str, workers: int) -> Command:
+def accelerated(
+    command: Command, *, store: Path, new: Path, identity: str, workers: int, device_identity: str = ""
+) -> Command:
     """A compile's command with its code generation taken over.
 
     Args:
@@ -71,11 +73,13 @@ def accelerated(command: Command, *, store: Path, new: Path, identity: str, work
         new: A folder of this compile alone.
         identity: The build of TVM, as part of each kernel's key.
         workers: How many kernels may be compiled at a time.
+        device_identity: The whole toolchain with its host tools: part of the key of what nvcc answers.
     """
     python, safe, *rest = command.argv
     argv = (
         python, safe, str(LAUNCH),
-        "--store", str(store), "--new", str(new), "--identity", identity, "--workers", str(workers), "--",
+        "--store", str(store), "--new", str(new), "--identity", identity, "--workers", str(workers),
+        "--device-identity", device_identity, "--",
         *rest,
     )  # fmt: skip
     env = tuple((name, "1" if name in _POOLS else value) for name, value in command.env)

@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--new", required=True, help="folder for new kernels and the report")
     parser.add_argument("--identity", required=True, help="the build of TVM")
     parser.add_argument("--workers", type=int, required=True, help="kernels compiled at a time")
+    parser.add_argument("--device-identity", default="", help="the toolchain with its host tools")
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     rest = given.rest[1:] if given.rest[:1] == ["--"] else given.rest
@@ -68,9 +69,11 @@ def _take_over(given: argparse.Namespace) -> None:
         why = selfcheck.mismatch()
         if not why:
             try:
-                from mlc_jitd_kernels import hook
+                from mlc_jitd_kernels import cuda, hook
 
-                hook.install(hook.Settings(given.store, given.new, given.identity, given.workers), report)
+                settings = hook.Settings(given.store, given.new, given.identity, given.workers, given.device_identity)
+                hook.install(settings, report)
+                cuda.install(settings, report)
             except Exception:  # noqa: BLE001 - never worse than without
                 traceback.print_exc()
                 report.failures += 1

@@ -46,12 +46,14 @@ class Settings:
         new: Folder of this compile alone: new kernels, objects and the report go there.
         identity: The build of TVM.
         workers: How many children at a time.
+        device_identity: The whole toolchain with its host tools, nvcc among them; empty where that is not known.
     """
 
     store: str
     new: str
     identity: str
     workers: int
+    device_identity: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ class Report:
         failures: Times that this way was tried and gave up.
         saved: Seconds that the reused ones once took, on one core.
         spent: Seconds that the compiled ones took, on one core each.
-        devices: Device sources compiled, and ``devices_reused`` those taken from the store.
+        devices: Keys of what nvcc compiled.
+        devices_reused: Keys of what it need not compile.
     """
 
     def __init__(self) -> None:
@@ -39,8 +40,8 @@ class Report:
         self.failures = 0
         self.saved = 0.0
         self.spent = 0.0
-        self.devices = 0
-        self.devices_reused = 0
+        self.devices: list[str] = []
+        self.devices_reused: list[str] = []
 
     def plain(self, why: str) -> None:
         """TVM's own step does it; said once."""

@@ -4,9 +4,10 @@ The pieces' numbers stand in a pipe that all children read, heaviest first; each
 child ends with its parent, and belongs to the job's process tree like any other.
 """
 
-# ruff: noqa: PTH208
+# ruff: noqa: PTH115, PTH208
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
 _PR_SET_PDEATHSIG = 1
 _NUMBER = struct.Struct("<I")
 _DONE = struct.Struct("<I?d")
@@ -36,7 +38,13 @@ def unforkable() -> str:
     if sys.platform != "linux":
         return f"this is {sys.platform}"
     threads = len(os.listdir("/proc/self/task"))
-    return "" if threads == 1 else f"{threads} native threads"
+    if threads != 1:
+        return f"{threads} native threads"
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if (opened := os.readlink(f"/proc/self/fd/{fd}")).startswith(GPUS):
+                return f"{opened} is open"
+    return ""
 
 
 def run(
