@@ -75,6 +75,9 @@ def test_a_kernel_in_anothers_place_or_hands_is_refused(store: KernelStore, tmp_
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DamagedKernelError, match="regular"):
         objects.read(str(tmp_path / "pipe"), key(1))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DamagedKernelError, match="regular"):
+        objects.read(str(tmp_path / "folder"), key(1))
     path(store, 1).chmod(0o620)
     with pytest.raises(DamagedKernelError, match="somebody else"):
         objects.read(str(path(store, 1)), key(1))

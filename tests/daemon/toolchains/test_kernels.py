@@ -350,8 +350,8 @@ def test_a_child_that_is_killed_leaves_it_to_tvm(clean: Bench) -> None:
     while not children and process.poll() is None:
         children = psutil.Process(process.pid).children()
     children[0].send_signal(signal.SIGKILL)
-    rest = process.stderr.read()
-    assert process.wait() == 0, rest
+    rest = process.communicate()[1]
+    assert process.returncode == 0, rest
     done = clean.settle(folder, rest)
     assert (done.report.way, done.report.failures) == ("plain", 1)
     assert not any(each.is_running() for each in children)

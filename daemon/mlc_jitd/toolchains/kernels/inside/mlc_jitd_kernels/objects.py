@@ -120,7 +120,7 @@ def _bytes(path: str) -> bytes:
         raise
     except OSError as error:
         raise DamagedKernelError(f"it can't be opened: {error.strerror}") from error
-    with open(fd, "rb") as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise DamagedKernelError("it is no regular file")
@@ -128,4 +128,7 @@ def _bytes(path: str) -> bytes:
             raise DamagedKernelError("somebody else may write to it")
         if found.st_size > MOST_BYTES:
             raise DamagedKernelError(f"{found.st_size} bytes are too many")
-        return file.read()
+        with open(fd, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(fd)
