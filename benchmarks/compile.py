@@ -34,7 +34,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hit import TINY
+from common import TINY
 from mlc_jit.errors import JitError
 from mlc_jit.messages import JitRequest
 from mlc_jit.variables import collect
