@@ -45,11 +45,14 @@ class Life:
         self._messages = messages
         self._installation = Installation.own()
         self._next_door = self._next_upgrade = 0.0
+        self._leaving = False
 
     def tick(self) -> None:
         """Look around; quick, but for what the engine's helper thread does."""
         now = time.monotonic()
         self._service.tick(self._engine)
+        if self._leaving:
+            return
         if now >= self._next_door:
             self._next_door = now + DOOR_SECONDS
             self._check_door()
@@ -61,6 +64,7 @@ class Life:
 
     def retire(self) -> None:
         """The daemon drains."""
+        self._leaving = True
         self._service.stopping()
         self._door.retire()
 
