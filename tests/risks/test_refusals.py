@@ -336,7 +336,7 @@ def test_a_home_that_became_read_only(
 
 
 def test_off_switches_all_of_it_off(double: Double, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``MLC_JITD=off``: upstream's own ``jit()``, which the double does not have."""
+    """``MLC_JITD=off``: upstream's own ``jit()``, which this interpreter does not have."""
     monkeypatch.setenv("MLC_JITD", "off")
     refused(lambda: jit(double.model(), {}, "cpu"), ToolchainNotFoundError, "mlc_llm", "MLC_JITD=off")
     assert list(place.runtime.iterdir()) == []
