@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -78,7 +80,13 @@ def ground(**variables: str) -> Iterator[tuple[Path, Path]]:
     try:
         yield folder, model(folder / "tiny")
     finally:
+        pid = None
+        with contextlib.suppress(RuntimeError):  # none is running
+            pid = daemon()
         subprocess.run([sys.executable, "-m", "mlc_jit", "stop", "--now"], check=False, stdout=subprocess.DEVNULL)
+        with contextlib.suppress(psutil.Error):
+            if pid is not None:
+                psutil.Process(pid).wait(20)  # it writes there until its end
         shutil.rmtree(folder, ignore_errors=True)
 
 
