@@ -444,3 +444,23 @@ def test_an_archive_with_a_prefix_as_for_phones_computes_the_same(bench: Bench, 
     assert (found[0]["way"], found[1]["way"]) == ("", "kernels")
     assert found[0]["digest"] == found[1]["digest"]
     assert found[1]["objects"] == found[0]["objects"] + found[1]["kernels"]
+
+
+def test_a_function_names_what_it_calls_and_not_what_its_messages_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(kernels.LAUNCH.parent))
+    from mlc_jitd_kernels import nodes
+    from tvm import tirx
+
+    x = tirx.Var("looks_like_a_function", "int32")
+    inner = tvm.ir.GlobalVar("private")
+    body = tirx.SeqStmt(
+        [
+            tirx.Evaluate(tirx.call_extern("int32", "outer", x)),
+            tirx.Evaluate(tvm.ir.Call(inner, [x])),
+            tirx.AttrStmt(x, "pragma_import_llvm", tvm.ir.StringImm("; code"), tirx.Evaluate(tirx.const(0, "int32"))),
+            tirx.AssertStmt(tirx.const(1, "bool"), tvm.ir.StringImm("ValueError"), [tvm.ir.StringImm("message")]),
+        ]
+    )
+    names = nodes.Writer().text(tirx.PrimFunc([x], body)).names
+    assert {"outer", "private", "pragma_import_llvm"} <= names
+    assert not names & {"message", "looks_like_a_function", "ValueError"}

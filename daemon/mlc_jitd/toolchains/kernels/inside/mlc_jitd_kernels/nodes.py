@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import tvm_ffi
 from tvm_ffi import core
@@ -67,7 +67,7 @@ class Text:
     Attributes:
         digest: SHA-256 over everything, hex.
         weight: How many different nodes: a first guess of what compiling costs.
-        names: Texts in it but for variables' names: any may name another function.
+        names: Global variables, texts that are arguments of calls, keys of attributes: each may name another function.
     """
 
     __slots__ = ("digest", "names", "weight")
@@ -80,6 +80,8 @@ class Text:
 
 class Writer:
     """Writes functions down; knows the node types that it has met."""
+
+    _names_of: ClassVar = {"GlobalVar": "name_hint", "Call": "args", "AttrStmt": "attr_key"}
 
     def __init__(self) -> None:
         self._plans: dict[type, Callable[[Any], tuple[Any, ...]]] = {}
@@ -122,8 +124,7 @@ class Writer:
             if kind is float:
                 return "f", struct.pack("<d", value)  # by its bits: -0.0, and each NaN
             if isinstance(value, str):
-                self._names.add(text := str(value))
-                return "s", text
+                return "s", str(value)
             if not isinstance(value, core.CObject):
                 return _plain(value)
             plan = self._plans[kind] = self._plan(kind, value)
@@ -154,14 +155,29 @@ class Writer:
             fields = [field for field in fields if field.name in KNOWN_FIELDS[key]]
         else:
             _require_all(info, fields)
+        note = self._note(key, fields)
         getters = tuple(field.getter for field in fields if field.name not in LEFT_OUT)
         if key in WITH_IDENTITY:
-            named = [field.name == "name" for field in fields if field.name not in LEFT_OUT]
-            parts = tuple(zip(named, getters, strict=True))
-            return lambda node: (
-                key, self._identity(), *[str(get(node)) if is_name else visit(get(node)) for is_name, get in parts]
-            )  # fmt: skip
+            return lambda node: (key, self._identity(), *[visit(get(node)) for get in getters])
+        if note is not None:
+            return lambda node: (key, note(node), *[visit(get(node)) for get in getters])
         return lambda node: (key, *[visit(get(node)) for get in getters])
+
+    def _note(self, key: str, fields: list[Any]) -> Callable[[Any], None] | None:
+        """How a node of this type names functions, if it may: texts elsewhere (messages, buffers) are no names."""
+        names = self._names_of.get(key.rpartition(".")[2])
+        field = next((each for each in fields if names is not None and each.name == names), None)
+        if field is None:
+            return None
+
+        def note(node: Any) -> None:
+            found = field.getter(node)
+            for each in found if isinstance(found, tvm_ffi.Array) else (found,):
+                text = getattr(each, "value", each)  # an argument that is a text
+                if isinstance(text, str):
+                    self._names.add(str(text))
+
+        return note
 
     def _identity(self) -> int:
         self._identities += 1
