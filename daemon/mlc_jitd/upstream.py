@@ -106,11 +106,14 @@ class Upstream:
         """A file that upstream's own ``jit()`` left for a request, or why there is none that may be handed out.
 
         Only a file of this user that nobody else may write; and none that we made: of those the entry is known, and it
-        is another one than what is asked.
+        is another one than what is asked. And none where variables that upstream's hash does not know change what is
+        compiled.
 
         Raises:
             JitError: The toolchain can't say upstream's name.
         """
+        if identity.part("environment").value:
+            return ""
         for name in self.names(request, identity)[:1]:
             left = self.files.look(name.md5, name.suffix)
             if left is None or left.copy is not None:
@@ -125,7 +128,8 @@ class Upstream:
         return ""
 
     def sweep(self) -> int:
-        """Remove the copies of entries that are gone; their bytes."""
+        """Know the copies again in a home that was copied, and remove those of entries that are gone; their bytes."""
+        self.files.settle()
         removed = 0
         for key in sorted(self.files.orphans()):
             lock = self._store.lock(key)

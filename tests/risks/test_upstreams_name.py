@@ -178,6 +178,41 @@ def test_a_doubtful_one_is_not(
         jit(model, {}, "cpu")
 
 
+def test_none_is_taken_for_what_a_variable_changes(
+    daemon: Daemon,
+    double: Double,
+    place: Place,
+    mlc_jit: Callable[..., CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = double.model()
+    (place.library / names(mlc_jit, model)["cpu"]["file"]).write_bytes(b"theirs")
+    monkeypatch.setenv("MLC_JIT_POLICY", "READONLY")
+    monkeypatch.setenv("MLC_MULTI_ARCH", "80,90")
+    with pytest.raises(NotCachedError):
+        jit(model, {}, "cpu")
+
+
+def test_in_a_home_that_was_copied_ours_is_not_taken_for_upstreams(
+    start_daemon: Callable[..., Daemon], double: Double, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = double.install()
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    model = double.model()
+    first = start_daemon()
+    jit(model, {}, "cpu:0")
+    named(1)
+    assert first.stop() == 0
+    for each in copies(place):  # as cp -r leaves it
+        each.write_bytes(each.read_bytes())
+    source = site / "mlc_llm" / "libinfo.py"
+    source.write_text(source.read_text() + "\n# a fix\n")
+    start_daemon()
+    monkeypatch.setenv("MLC_JIT_POLICY", "READONLY")
+    with pytest.raises(NotCachedError, match=r"libinfo\.py was edited"):
+        jit(model, {}, "cpu:0")
+
+
 def test_a_copy_of_ours_is_never_taken_for_what_an_edited_toolchain_would_make(
     daemon: Daemon, double: Double, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,10 +39,20 @@ def copied(source: Path, target: Path, sha256: str) -> os.stat_result:
         os.fchmod(copy.fileno(), MODE)
         os.fsync(copy.fileno())
         status = os.fstat(copy.fileno())
-    with target.open("rb") as copy:
-        if hashlib.file_digest(copy, "sha256").hexdigest() != sha256:
-            raise OSError(errno.EIO, "the copy does not have the artifact's content", str(source))
+    if not holds(target, sha256):
+        raise OSError(errno.EIO, "the copy does not have the artifact's content", str(source))
     return status
+
+
+def holds(path: Path, sha256: str) -> bool:
+    """Whether a file has this content; links are not followed.
+
+    Raises:
+        OSError: It can't be read, or is a link.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
 def _cloned(target: int, source: int) -> bool:

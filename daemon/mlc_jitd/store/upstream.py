@@ -7,8 +7,9 @@
     model_lib/.upstream/.lock            held while copies are made or removed
 
 Upstream moves files over that name with ``shutil.move``, which may write into the inode that is there: so a copy never
-shares its inode with an artifact. A file whose inode, size or time of modification is not what we wrote is not ours,
-and is left alone. What belongs here: these names. Not: what a request's md5 is (``identity``).
+shares its inode with an artifact. A file whose content is not what we wrote is not ours, and is left alone; one that
+looks different is read to know, since a home that was copied has other inodes (``marks``). What belongs here: these
+names. Not: what a request's md5 is (``identity``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mlc_jitd.store.access import distrust
 from mlc_jitd.store.copying import copied
 from mlc_jitd.store.files import DamagedError, ForeignError, read, write_durably
 from mlc_jitd.store.layout import SUFFIXES
+from mlc_jitd.store.marks import Comparison, Mark, mark_of
 from mlc_jitd.store.staging import free_bytes
 
 if TYPE_CHECKING:
@@ -52,9 +54,6 @@ MAX_RECORD_BYTES = 64 << 10
 
 _NAME = re.compile(rf"([0-9a-f]{{32}})\.({'|'.join(sorted(SUFFIXES))})", re.ASCII)
 _RECORD = re.compile(r"([0-9a-f]{32})\.json", re.ASCII)
-
-Mark = tuple[int, int, int]
-"""(inode, size, mtime_ns) of a file that we wrote. A link changes the ctime, and a reboot may change the device."""
 
 Placed = Literal["placed", "there", "another-entry", "another-toolchain", "not-ours", "no-room", "busy"]
 
@@ -134,13 +133,14 @@ class UpstreamNames:
         self._mutex = threading.Lock()
         self._seen = -1
         self._by_key: dict[str, set[str]] = {}
+        self._compared = Comparison()
 
     # --- for the collector ------------------------------------------------------------------------------------------
 
     def names(self) -> list[Copy]:
         """Every copy that is still as we made it; its bytes count to the entry of its key. Raises nothing."""
         found = (self._record(md5) for md5 in self._records())
-        return [copy for copy in found if copy is not None and self._mark(copy.name) in copy.made]
+        return [copy for copy in found if copy is not None and self._ours(copy)]
 
     def named(self, key: str) -> bool:
         """Whether an entry has any copy."""
@@ -176,6 +176,21 @@ class UpstreamNames:
     def orphans(self) -> set[str]:
         """Keys of copies whose entry is gone: a crash of the collector, or somebody's ``rm``. For ``remove``."""
         return {copy.key for copy in self.names() if not os.path.lexists(self._library / f"{copy.key}.json")}
+
+    def settle(self) -> None:
+        """Write down how the copies look whose content is ours and whose inode is not: the home was copied or restored.
+
+        Raises:
+            OSError: A record can't be written.
+        """
+        if not (moved := [copy for copy in self.names() if self._mark(copy.name) not in copy.made]):
+            return
+        with self._locked() as locked:
+            for md5 in (copy.md5 for copy in moved if locked):
+                copy = self._record(md5)
+                mark = None if copy is None else self._mark(copy.name)
+                if copy is not None and mark is not None and self._ours(copy):
+                    self._write(dataclasses.replace(copy, made=(mark,)))
 
     # --- making -----------------------------------------------------------------------------------------------------
 
@@ -213,7 +228,7 @@ class UpstreamNames:
         name = f"{md5}.{suffix}"
         mark, before = self._mark(name), self._record(md5)
         if mark is not None:
-            if before is None or mark not in before.made:
+            if before is None or before.suffix != suffix or not self._ours(before):
                 return "not-ours"
             if before.toolchain != fingerprint:
                 return "another-toolchain"
@@ -227,7 +242,7 @@ class UpstreamNames:
         draft = self._folder / ".copy"
         draft.unlink(missing_ok=True)  # never written into: after a crash it may be the library's second name
         try:
-            made = _mark(copied(self._library / manifest.artifact, draft, manifest.sha256))
+            made = mark_of(copied(self._library / manifest.artifact, draft, manifest.sha256))
             record = Copy(
                 md5=md5,
                 suffix=suffix,
@@ -266,8 +281,11 @@ class UpstreamNames:
             return None
         doubt, remedy = _doubt(status, path)
         copy = self._record(md5)
-        if copy is not None and (copy.suffix != suffix or _mark(status) not in copy.made):
-            copy = None
+        try:
+            if copy is not None and (copy.suffix != suffix or not self._same(copy)):
+                copy = None
+        except OSError as error:
+            copy, doubt = None, doubt or f"it can't be read: {error.strerror or error}"
         return Left(
             path=path,
             md5=md5,
@@ -323,9 +341,10 @@ class UpstreamNames:
         copy = self._record(md5)
         size = 0
         if copy is not None and copy.key == key:
-            if self._mark(copy.name) in copy.made:
-                (self._library / copy.name).unlink()
-                size = copy.size
+            with contextlib.suppress(FileNotFoundError):
+                if self._same(copy):
+                    (self._library / copy.name).unlink()
+                    size = copy.size
             (self._folder / f"{md5}.json").unlink(missing_ok=True)
         self._by_key[key].discard(md5)
         return size
@@ -352,15 +371,22 @@ class UpstreamNames:
         write_durably(draft, msgspec.json.format(msgspec.json.encode(copy), indent=1) + b"\n", 0o600)
         draft.rename(self._folder / f"{copy.md5}.json")
 
+    def _ours(self, copy: Copy) -> bool:
+        """Whether a copy is there as we made it; not where that can't be known."""
+        try:
+            return self._same(copy)
+        except OSError:
+            return False
+
+    def _same(self, copy: Copy) -> bool:
+        path = self._library / copy.name
+        return self._compared.same(path, path.lstat(), copy.made, copy.size, copy.sha256)
+
     def _mark(self, name: str) -> Mark | None:
         try:
-            return _mark((self._library / name).lstat())
+            return mark_of((self._library / name).lstat())
         except OSError:
             return None
-
-
-def _mark(status: os.stat_result) -> Mark:
-    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _doubt(status: os.stat_result, path: Path) -> tuple[str, str]:

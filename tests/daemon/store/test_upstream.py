@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlc_jitd.store import About, Entry, Store, ToolchainRecord
+from mlc_jitd.store import About, Entry, Store, ToolchainRecord, marks
 from mlc_jitd.store.upstream import UpstreamNames
 
 Publish = Callable[..., Entry]
@@ -241,3 +242,72 @@ def test_a_crash_leaves_nobodys_file(store: Store, publish: Publish, dies_at: st
         if os.waitstatus_to_exitcode(status) == 0:
             return
     raise AssertionError("it never got to its end")
+
+
+def restored(store: Store, home: Path) -> Store:
+    """What ``cp -r`` makes of a home: other inodes and times."""
+    shutil.copytree(store.layout.home, home)
+    for each in (home / "model_lib").glob("*.so"):
+        os.utime(each, (1, 1))
+    copied = Store(home)
+    copied.open()
+    return copied
+
+
+def test_in_a_home_that_was_copied_our_copies_are_still_ours(
+    store: Store, publish: Publish, names: UpstreamNames, tmp_path: Path
+) -> None:
+    names.place(MD5, "so", publish(store, b"library"))
+    home = restored(store, tmp_path / "restored")
+    there = UpstreamNames(home.layout)
+    left = there.look(MD5, "so")
+    assert left is not None
+    assert left.copy is not None
+    assert left.copy.key == KEY
+    assert [copy.key for copy in there.names()] == [KEY]
+    assert there.place(MD5, "so", publish(home, b"renewed")) == "placed"
+    assert there.remove(KEY) == 7
+    assert not at(home).exists()
+
+
+def test_a_copy_is_read_once_to_know_it_again(
+    store: Store, publish: Publish, names: UpstreamNames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names.place(MD5, "so", publish(store, b"library"))
+    home = restored(store, tmp_path / "restored")
+    UpstreamNames(home.layout).settle()
+    monkeypatch.setattr(marks, "holds", lambda *_: pytest.fail("it was read again"))
+    assert [copy.key for copy in UpstreamNames(home.layout).names()] == [KEY]
+
+
+def test_a_file_of_the_same_size_with_another_content_is_not_ours(
+    store: Store, publish: Publish, names: UpstreamNames
+) -> None:
+    names.place(MD5, "so", publish(store, b"library"))
+    at(store).write_bytes(b"theirs!")
+    left = names.look(MD5, "so")
+    assert left is not None
+    assert left.copy is None
+    assert names.names() == []
+    assert names.remove(KEY) == 0
+    assert at(store).exists()
+
+
+def test_a_file_that_can_not_be_compared_is_doubted(
+    store: Store, publish: Publish, names: UpstreamNames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names.place(MD5, "so", publish(store, b"library"))
+    at(store).write_bytes(b"theirs!")
+
+    def too_many(*_: object) -> bool:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(marks, "holds", too_many)
+    left = names.look(MD5, "so")
+    assert left is not None
+    assert "Too many open files" in left.doubt
+    with pytest.raises(OSError, match="Too many"):
+        names.remove(KEY)
+    monkeypatch.undo()
+    assert names.remove(KEY) == 0
+    assert at(store).exists()
