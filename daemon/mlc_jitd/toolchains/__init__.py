@@ -29,8 +29,10 @@ __all__ = [
 _TOOLCHAINS: dict[str, Toolchain] = {made.name: made for made in (MlcLlmToolchain(), TvmToolchain())}
 _HERE = Path(__file__).parent
 
-COMPILING_SOURCES: dict[str, Path] = {"tvm": _HERE / "tvm" / "inside"}
-"""Our own code that decides what a library computes, and so belongs to the toolchain's fingerprint."""
+_LINKING = _HERE / "kernels" / "inside"
+COMPILING_SOURCES: dict[str, tuple[Path, ...]] = {"mlc_llm": (_LINKING,), "tvm": (_LINKING, _HERE / "tvm" / "inside")}
+"""Our own code that decides what a library computes, and so belongs to the toolchain's fingerprint: what takes modules
+apart and links them is to give what the compiler gives, but a mistake in it must not outlive its mending."""
 
 
 def toolchain(name: str) -> Toolchain:
@@ -43,9 +45,8 @@ def resolver(name: str) -> Path:
     return _HERE / name / "inside" / "resolve.py"
 
 
-def own_sources(name: str) -> tuple[str | None, dict[str, list[list[Any]]]]:
-    """Digest of our own code inside a toolchain, and its stamps; ``None`` where we only call the compiler."""
-    folder = COMPILING_SOURCES.get(name)
+def own_sources(name: str) -> tuple[str, dict[str, list[list[Any]]]]:
+    """Digest of our own code inside a toolchain, and its stamps."""
     stamps = probe.Stamps()
-    found = None if folder is None else probe.tree_digest(str(folder), stamps, sometimes=False)
-    return found, stamps.plain()
+    found = [probe.tree_digest(str(folder), stamps, sometimes=True) for folder in COMPILING_SOURCES[name]]
+    return "-".join(found), stamps.plain()
