@@ -225,6 +225,7 @@ def _housekeeper(engine: Engine, work: Work, lending: Lending, asks: Asks, setti
     keeper = Housekeeper(lending, Collector(work.store, lending.leases, lending.uses), asks, settings)
     work.make_room = keeper.make_room
     engine.cache_report = keeper.report
+    engine.addenda.append(keeper.complete)
     engine.onlookers.append(keeper)
     return keeper
 

@@ -15,9 +15,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from mlc_jit.errors import JitError
+from mlc_jit.errors import JitError, StoreError
 from mlc_jit.figures import duration, size
-from mlc_jit.messages import CacheReport
+from mlc_jit.messages import CacheReport, Status
 from mlc_jitd.bounds import rules_of
 from mlc_jitd.engine import Onlooker
 from mlc_jitd.store import key_of_artifact
@@ -29,6 +29,7 @@ from mlc_jitd.store.uses import FLUSH_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mlc_jit.messages import Message
     from mlc_jitd.asks import Asks
     from mlc_jitd.config import Settings
     from mlc_jitd.identity import Identity
@@ -95,7 +96,10 @@ class Housekeeper(Onlooker):
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join()
-        self._lending.uses.flush(_keys(self._lending.leases.held()))
+        held: Iterable[str] = ()
+        with contextlib.suppress(StoreError):
+            held = self._lending.leases.held()
+        self._lending.uses.flush(_keys(held))
 
     def published(self, identity: Identity, entry: Entry) -> None:  # noqa: ARG002 - an onlooker's
         """The cache has grown."""
@@ -142,6 +146,13 @@ class Housekeeper(Onlooker):
             over=last.over,
             short=last.short,
         )
+
+    def complete(self, message: Message) -> Message:
+        """A status with the leases that only this process knows of."""
+        failures = self._lending.leases.failures
+        if not isinstance(message, Status) or not failures:
+            return message
+        return dataclasses.replace(message, counters={**message.counters, "leases_unwritten": failures})
 
     # --- the thread -------------------------------------------------------------------------------------------------
 

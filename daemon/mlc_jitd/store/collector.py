@@ -133,7 +133,7 @@ class Collector:
 
         Raises:
             StoreUnwritableError: Nothing can be removed here.
-            StoreError: The folder can't be listed.
+            StoreError: The folder can't be listed, or it can't be told what is leased; nothing was removed.
 
         Not guaranteed: that the file system has what was freed at once, while processes still map what was removed.
         """
@@ -218,7 +218,11 @@ class Collector:
             away = [each for each in left if self._put_away(each, spared)]
             with contextlib.suppress(OSError):
                 sync_folder(self._layout.library)  # before what they name goes
-            held = self._leases.held()
+            try:
+                held = self._leases.held()
+            except StoreError as error:
+                held = {}
+                spared |= {each.artifact: f"may be in use: {error.message}" for each in away}
             for each in away:
                 self._remove(each, held, spared)
             return {each.artifact for each in ready} - spared.keys(), spared
@@ -290,7 +294,7 @@ class Collector:
         try:
             if each.artifact in held:
                 spared[each.artifact] = LENT
-            else:
+            elif each.artifact not in spared:
                 if each.kind == "entry" and each.key in self._copied:
                     self._upstream.remove(each.key)  # one that was made since then is an orphan, for the next time
                 (self._layout.library / each.artifact).unlink(missing_ok=True)

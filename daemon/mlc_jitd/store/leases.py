@@ -8,7 +8,8 @@
 
 A lease of a process ends with that process. The daemon hears of that at once (pidfd) where it gave the lease; everybody
 who looks drops the files of dead ones, by pid and start time. A connection's lease, and one from another pid namespace,
-holds while its file is young: the daemon that gave it keeps it so while the connection, or the process, lives.
+holds while its file is young: the daemon that gave it keeps it so while the connection, or the process, lives. Where
+it can't be told whether a holder lives, he does.
 
 Whoever hands out an artifact leases it, **then** looks whether it and its manifest are there, and then replies. A
 collector takes the manifest away, looks at the leases, and puts it back if one came. So nobody gets a path that is
@@ -18,6 +19,7 @@ being removed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import threading
@@ -27,12 +29,15 @@ from typing import TYPE_CHECKING
 
 from mlc_jitd.store.layout import ARTIFACT
 from mlc_jitd.store.processes import namespace, program, started
+from mlc_jitd.store.trouble import translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from mlc_jitd.deaths import Deaths
+
+logger = logging.getLogger(__name__)
 
 YOUNG_SECONDS = 3600.0
 """How long a lease holds whose holder can't be looked at, since it was last known to live."""
@@ -139,21 +144,30 @@ class Leases:
         if pid > 0:
             if self._deaths is not None and not self._deaths.watch(b"%d" % pid, pid):
                 return None
-            start = self._start_of(pid)  # after the watch: the pid is this process's until that tells its end
+            start = self._start_or_none(pid)  # after the watch: the pid is this process's until that tells its end
             if start is not None:
                 return self._process(pid, start)
         if connection not in self._unseen:
             own = os.getpid()
             self._numbers += 1
-            name = f"conn-{own}-{self._start_of(own) or 0}-{self._numbers}"
+            name = f"conn-{own}-{self._start_or_none(own) or 0}-{self._numbers}"
             self._unseen[connection] = self._given[name] = _Given(Holder(name, 0, 0))
         return self._unseen[connection]
 
     def _process(self, pid: int, start: int) -> _Given:
         holder = Holder(f"{pid}-{start}-{self._namespace}", pid, start)
         if holder.name not in self._given:
-            self._given[holder.name] = _Given(holder, set(self._read(holder.name)))
+            known: set[str] = set()
+            with contextlib.suppress(OSError):  # then it is written once more
+                known.update(self._read(holder.name))
+            self._given[holder.name] = _Given(holder, known)
         return self._given[holder.name]
+
+    def _start_or_none(self, pid: int) -> int | None:
+        try:
+            return self._start_of(pid)
+        except OSError:
+            return None
 
     def _write(self, given: _Given, artifacts: set[str]) -> None:
         lines = "".join(f"{artifact}\n" for artifact in artifacts).encode()
@@ -182,8 +196,16 @@ class Leases:
     # --- ending -----------------------------------------------------------------------------------------------------
 
     def revive(self) -> None:
-        """Take over the leases that are on the disk, as a daemon does when it starts; those of dead holders go."""
-        for holder in self._living():
+        """Take over the leases that are on the disk, as a daemon does when it starts; those of dead holders go.
+
+        Not guaranteed: that it hears of their ends where the folder can't be read; whoever looks later sees them.
+        """
+        try:
+            living = self._living()
+        except OSError as error:
+            logger.warning("the leases in %s can't be read: %s", self._folder, error.strerror or error)
+            return
+        for holder in living:
             with self._lock:
                 if holder.pid and self._ours(holder):
                     self._process(holder.pid, holder.start)
@@ -230,8 +252,14 @@ class Leases:
             return ended
 
     def _dead(self) -> list[str]:
-        holders = [given.holder for given in self._given.values()]
-        return [each.name for each in holders if each.pid and self._start_of(each.pid) != each.start]
+        return [name for name, given in self._given.items() if not self._runs(given.holder)]
+
+    def _runs(self, holder: Holder) -> bool:
+        """Whether a holder's process, of this namespace, runs, as far as can be told."""
+        try:
+            return not holder.pid or self._start_of(holder.pid) == holder.start
+        except OSError:
+            return True
 
     def _end(self, names: list[str]) -> frozenset[str]:
         ended = [self._given.pop(name) for name in names]
@@ -251,17 +279,22 @@ class Leases:
         """Every leased artifact and one who holds it; drops the leases of dead holders.
 
         A lease that was given before this call is in the answer.
+
+        Raises:
+            StoreError: A file can't be read, so that it is not known what is leased.
         """
-        found = {name: holder for holder in self._living() for name in self._read(holder.name)}
+        with translated("read the leases", self._folder):
+            found = {name: holder for holder in self._living() for name in self._read(holder.name)}
         with self._lock:
             for given in self._given.values():
-                found.update(dict.fromkeys(given.unwritten, given.holder))
+                if self._runs(given.holder):
+                    found.update(dict.fromkeys(given.artifacts | given.unwritten, given.holder))
         return found
 
     def _living(self) -> list[Holder]:
         try:
-            names = [entry.name for entry in os.scandir(self._folder)]
-        except OSError:
+            names = os.listdir(self._folder)  # noqa: PTH208 - names are all that is wanted
+        except (FileNotFoundError, NotADirectoryError):
             return []
         living = []
         for name in names:
@@ -277,10 +310,10 @@ class Leases:
 
     def _lives(self, holder: Holder) -> bool:
         if holder.pid and self._ours(holder):
-            return self._start_of(holder.pid) == holder.start
+            return self._runs(holder)
         try:
             known = (self._folder / holder.name).stat().st_mtime
-        except OSError:
+        except FileNotFoundError:
             return False
         return abs(self._clock() - known) < self._young
 
@@ -290,7 +323,7 @@ class Leases:
     def _read(self, name: str) -> list[str]:
         try:
             text = (self._folder / name).read_text("ascii", "replace")
-        except OSError:
+        except FileNotFoundError:
             return []
         # Found wherever they stand: a line that was cut short by a full disk must not spoil the next.
         return [match[0] for match in ARTIFACT.finditer(text)]

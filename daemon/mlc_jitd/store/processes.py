@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import sys
@@ -19,7 +20,10 @@ def started(pid: int) -> int | None:
     A pid and this number name one process until the host is started anew.
 
     Returns:
-        ``None`` if there is none, if it has ended and waits to be reaped, or if this user may not see it.
+        ``None`` if there is none, or if it has ended and waits to be reaped.
+
+    Raises:
+        OSError: That can't be told: this user may not see it, or this process has too many open files, say.
     """
     if sys.platform != "linux":
         return _created(pid)
@@ -30,7 +34,7 @@ def started(pid: int) -> int | None:
         if fields[_STATE].decode() in _ENDED and int(fields[_THREADS]) <= 1:
             return None
         return int(fields[_START])
-    except (OSError, ValueError, IndexError):
+    except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
         return None
 
 
@@ -41,8 +45,10 @@ def _created(pid: int) -> int | None:
         process = psutil.Process(pid)
         ended = process.status() == psutil.STATUS_ZOMBIE
         return None if ended else int(process.create_time() * 1e6)
-    except psutil.Error:
+    except psutil.NoSuchProcess:
         return None
+    except psutil.Error as error:
+        raise PermissionError(errno.EPERM, str(error)) from error
 
 
 @functools.cache

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlc_jit.errors import StoreError
 from mlc_jitd.store import quarantine
 from mlc_jitd.store.layout import key_of_artifact
 from mlc_jitd.store.recovery import put_all_back
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from mlc_jitd.store.layout import Layout
     from mlc_jitd.store.locks import KeyLocks
     from mlc_jitd.store.staging import Staging
+
+logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 3600.0
 """How old an artifact without a manifest must be: longer than any publish, and than anybody waits to load a library."""
@@ -71,7 +75,12 @@ def sweep(
     put_all_back(layout, locks)
     names = set(os.listdir(layout.library))  # noqa: PTH208 - twenty thousand of them
     orphans = sorted(name for name in names if name[64:65] == "-" and f"{name[:64]}.json" not in names)
-    held = leased() if orphans else frozenset()
+    held: Container[str] = frozenset()
+    try:
+        held = leased() if orphans else held
+    except StoreError as error:
+        logger.warning("artifacts without a manifest stay: %s", error.message)
+        orphans = []
     artifacts = size = 0
     for name in orphans:
         key = key_of_artifact(name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mlc_jit.errors import StoreError
 from mlc_jitd.store import Collector, Entry, Found, Leases, Missing, Store, Uses, collected
 from mlc_jitd.store import collector as room
 from mlc_jitd.store.collection import Rules
@@ -119,6 +120,22 @@ def test_a_lease_that_comes_while_the_entry_goes_brings_it_back(here: Home, publ
     done = here.collector.collect(NOTHING)
     assert done.removed == frozenset()
     assert done.facts.spared == {entry.manifest.artifact: room.LENT}
+    assert here.store.find(key(1)).entry.path == entry.path  # type: ignore[union-attr]
+
+
+def test_nothing_goes_while_the_leases_can_not_be_read(here: Home, publish: Publish, monkeypatch: Any):
+    entry = publish(here.store, key=key(1))
+    held, looks = here.leases.held, iter([False, True])
+
+    def second(*_: Any) -> Any:
+        if next(looks):
+            raise StoreError("Can't read the leases: Too many open files.", reason="emfile")
+        return held()
+
+    monkeypatch.setattr(here.leases, "held", second)
+    done = here.collector.collect(NOTHING)
+    assert done.removed == frozenset()
+    assert "open files" in done.facts.spared[entry.manifest.artifact]
     assert here.store.find(key(1)).entry.path == entry.path  # type: ignore[union-attr]
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from harness.leftovers import until
+from mlc_jit.errors import StoreError
 from mlc_jitd.deaths import Deaths
 from mlc_jitd.store import Leases
 from mlc_jitd.store.processes import namespace, started
@@ -214,3 +216,48 @@ def test_a_zombie_has_ended_and_a_stopped_process_has_not(sleeper: subprocess.Po
     assert started(sleeper.pid) == start
     os.kill(sleeper.pid, signal.SIGKILL)
     until(lambda: started(sleeper.pid) is None, what="its end, without a wait for it")
+
+
+class Trouble:
+    """As when this process has no descriptor left."""
+
+    def __call__(self, *_given: object, **_options: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_no_lease_ends_while_it_can_not_be_told_who_lives(world: World, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    world.processes = {7: 100}
+    leases = world.leases(folder)
+    leases.grant(b"one", 7, A)
+    with monkeypatch.context() as trouble:
+        trouble.setattr("builtins.open", Trouble())
+        with pytest.raises(OSError, match="open files"):
+            started(os.getpid())
+    monkeypatch.setattr(leases, "_start_of", Trouble())
+    assert leases.renew() == frozenset()
+    assert set(leases.held()) == {A}
+    leases.grant(b"two", 8, B)
+    assert set(leases.held()) == {A, B}, "held by its connection"
+
+
+@pytest.mark.parametrize("what", ["pathlib.Path.read_text", "os.listdir"])
+def test_leases_that_can_not_be_read_are_not_none(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    world.processes = {7: 100}
+    world.leases(folder).grant(b"one", 7, A)
+    other = world.leases(folder)
+    with monkeypatch.context() as trouble:
+        trouble.setattr(what, Trouble())
+        with pytest.raises(StoreError, match="open files"):
+            other.held()
+        other.revive()
+
+
+def test_what_a_cleaner_took_is_held_before_it_is_written_again(world: World, folder: Path):
+    world.processes = {7: 100}
+    leases = world.leases(folder)
+    leases.grant(b"one", 7, A)
+    for file in folder.iterdir():
+        file.unlink()
+    assert set(leases.held()) == {A}
