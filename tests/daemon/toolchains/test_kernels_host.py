@@ -87,8 +87,14 @@ def test_the_heaviest_starts_first() -> None:
     assert groups.heaviest_first({0: 1, 1: 5, 2: 3, 3: 5}) == [1, 3, 2, 0]
 
 
+@pytest.fixture
+def forkable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parallel test run has a thread of its own, with nothing in it that a child of these tests could miss."""
+    monkeypatch.setattr(workers, "unforkable", lambda: "")
+
+
 @linux
-def test_children_do_every_piece_once(tmp_path: Path) -> None:
+def test_children_do_every_piece_once(tmp_path: Path, forkable: None) -> None:
     def work(number: int) -> bool:
         (tmp_path / f"{number}-{os.getpid()}").touch()
         return number % 2 == 0
@@ -102,7 +108,7 @@ def test_children_do_every_piece_once(tmp_path: Path) -> None:
 
 
 @linux
-def test_the_first_piece_starts_first_and_a_long_one_holds_up_nobody(tmp_path: Path) -> None:
+def test_the_first_piece_starts_first_and_a_long_one_holds_up_nobody(tmp_path: Path, forkable: None) -> None:
     def work(number: int) -> bool:
         while number == 9 and len(list(tmp_path.iterdir())) < 9:  # until the other child has done all the rest
             time.sleep(0.01)
@@ -117,7 +123,7 @@ def test_the_first_piece_starts_first_and_a_long_one_holds_up_nobody(tmp_path: P
 
 @linux
 @pytest.mark.parametrize("how", ["killed", "raised", "exited"])
-def test_a_child_that_fails_is_an_error_and_leaves_nobody(how: str) -> None:
+def test_a_child_that_fails_is_an_error_and_leaves_nobody(how: str, forkable: None) -> None:
     def work(number: int) -> bool:
         if number == 5:
             if how == "killed":
