@@ -61,9 +61,11 @@ def screen(status: m.Status, width: int | None = None) -> str:
     served += [f"{count('joins', 0)} joined", f"{count('failures', 0)} failed"]
     lines.append(f"  served  {', '.join(served)}")
     if "kernels" in status.counters:
-        known = f"{_counted(count('kernels', 0), 'kernel')} known, {size(count('kernel_bytes', 0))}"
-        saved = clock(count("kernel_milliseconds_saved", 0) / 1000)
-        lines.append(f"  reused  {count('kernels_reused', 0)} of {known}; {saved} of processor time saved")
+        line = f"  kernels {count('kernels', 0)} known, {size(count('kernel_bytes', 0))}"
+        if reused := count("kernels_reused", 0):
+            saved = clock(count("kernel_milliseconds_saved", 0) / 1000)
+            line += f"; {reused} reused, {saved} of processor time saved"
+        lines.append(line)
     if warm := _warm(status.counters):
         lines.append(f"  warm    {warm}")
     running = sum(job.state != "queued" for job in status.jobs)

@@ -193,7 +193,7 @@ def explain(decision: Decision, rules: Rules, facts: Facts) -> str:
     words: dict[Reason, Callable[[], str]] = {
         "leased": lambda: f"in use by {facts.leased[each.artifact]}",
         "spared": lambda: facts.spared[each.artifact],
-        "pinned": lambda: f"pinned: {facts.pinned[each.key]}",
+        "pinned": lambda: facts.pinned[each.key],
         "young": lambda: f"{_last(each, now)} ago, within the grace of {duration(rules.grace)}",
         "fits": lambda: f"{since if each.key in facts.stale else unused}; there is room",
         "superseded": lambda: "replaced by a newer one of its key, and not in use",

@@ -117,7 +117,7 @@ def told(candidates: list[Candidate], rules: Rules, at: Facts) -> list[str]:
 
 def test_every_decision_is_explained_in_words():
     at = facts(
-        free=None, leased={"a.so": "process 7 (serve)"}, pinned={"b": "by hand"}, spared={"c.so": "being made"},
+        free=None, leased={"a.so": "process 7 (serve)"}, pinned={"b": "pinned by hand"}, spared={"c.so": "being made"},
         stale={"g": NOW - DAY, "h": NOW - 40 * DAY},
     )  # fmt: skip
     rules = Rules(max_size=40, max_age=50 * DAY, stale_age=30 * DAY)
@@ -133,7 +133,7 @@ def test_every_decision_is_explained_in_words():
         "no model folder has asked for it for 1 d, and the cache was over 40 B",
         "not used for 2 d, longer than what stays, and the cache was over 40 B",
         "in use by process 7 (serve)",
-        "pinned: by hand",
+        "pinned by hand",
         "being made",
         "used 1 min ago, within the grace of 1 h",
     ]
