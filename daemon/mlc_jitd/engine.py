@@ -405,6 +405,7 @@ class Engine:
     def _built(self, key: str, built: Built) -> None:
         state = self._jobs[key]
         self._entries[key] = built.entry
+        self._answers.forget({key})  # what other questions were told of this key is not the newest any more
         self._queue.finished(key, time.monotonic())
         record = built.entry.manifest.compile
         if built.compiled:

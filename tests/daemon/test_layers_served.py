@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.leftovers import until
 from mlc_jit import NotCachedError, jit
 
 if TYPE_CHECKING:
@@ -61,6 +63,22 @@ def test_a_baked_library_is_a_hit(
     shown = mlc_jit("status").stdout
     assert f"layer   {place.root}/baked: 1 library" in shown
     assert f"layer   {missing}: missing, there is no folder" in shown
+
+
+def test_a_library_made_anew_is_everybodys_who_had_the_layers(
+    baked: Path, place: Place, start_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_daemon(MLC_JITD_LAYERS=f"{place.root}/baked")
+    files = list((place.root / "baked/model_lib").iterdir())
+    until(lambda: max(path.stat().st_ctime for path in files) + 2.1 < time.time(), what="the layer to be settled")
+    copy = place.root / "copy"
+    shutil.copytree(baked, copy)
+    for path in (baked, copy, baked, copy):
+        assert Path(jit(path, {}, "cpu").model_lib_path).parent == place.root / "baked/model_lib"
+    monkeypatch.setenv("MLC_JIT_POLICY", "REDO")
+    assert Path(jit(baked, {}, "cpu").model_lib_path).parent == place.library
+    monkeypatch.setenv("MLC_JIT_POLICY", "ON")
+    assert {Path(jit(path, {}, "cpu").model_lib_path).parent for path in (baked, copy)} == {place.library}
 
 
 def test_damage_in_a_layer_is_named_under_readonly_and_compiled_over_else(

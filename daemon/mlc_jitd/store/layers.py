@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import stat
 import threading
 from pathlib import Path
@@ -204,6 +205,7 @@ class LayeredStore(Store):
     def __init__(self, home: Path, layers: Iterable[Path | Layer] = (), **options: Any) -> None:
         super().__init__(home, **options)
         self._layers = tuple(each if isinstance(each, Layer) else Layer(each) for each in layers)
+        self._own = f"{self.layout.library}{os.sep}"
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -242,6 +244,12 @@ class LayeredStore(Store):
         """The layer that an entry lies in; empty for the home."""
         folder = Path(entry.path).parent
         return next((str(each.path) for each in self.layers if each.store.layout.library == folder), "")
+
+    def unchanged(self, entry: Entry) -> bool:
+        """As ``Store.unchanged``; a layer's entry may be handed out until the home has one: a third stat call."""
+        if not super().unchanged(entry):
+            return False
+        return entry.manifest_path.startswith(self._own) or not os.path.lexists(f"{self._own}{entry.key}.json")
 
     def still(self, entry: Entry) -> bool:
         """As ``Store.still``; what lies in a layer is removed by nobody here, and a stat of a dead share never ends."""

@@ -105,6 +105,24 @@ def _long_settled(looked: Callable[[Layer], Any], layered: LayeredStore) -> Call
     return looked
 
 
+def test_an_entry_of_a_layer_is_no_longer_handed_out_when_the_home_has_one(
+    layered: LayeredStore, home: Path, layer: Path, publish: Publish
+) -> None:
+    filled(layer, publish)
+    layered.layers[0].store._finder._clock = lambda: time.time() + 60
+    found = layered.find(KEY)
+    assert isinstance(found, Found)
+    assert layered.unchanged(found.entry)
+    elsewhere = Store(home)  # another process: an import, say
+    elsewhere.open()
+    newer = publish(elsewhere, b"newer")
+    assert not layered.unchanged(found.entry)
+    own = layered.find(KEY)
+    assert isinstance(own, Found)
+    assert own.entry.path == newer.path
+    assert layered.unchanged(own.entry)
+
+
 def test_an_entry_of_a_network_layer_is_asked_for_again_each_time(
     layered: LayeredStore, layer: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
