@@ -53,6 +53,7 @@ LOG_DAYS = 7.0
 BUSY = "being made or looked after by another process"
 PUBLISHED = "published a moment ago"
 LENT = "handed out a moment ago"
+COPYING = "its copies under upstream's names are being made by another process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,20 @@ class Collector:
                 return {each.artifact for each in ready}, spared
             # What another collection took is gone; its key may have another entry by now.
             left = [each for each in ready if os.path.lexists(self._layout.library / each.artifact)]
-            away = [each for each in left if self._put_away(each, spared)]
+            self._take_away(left, spared)
+            return {each.artifact for each in ready} - spared.keys(), spared
+        finally:
+            for lock in locks.values():
+                lock.release()
+
+    def _take_away(self, left: list[Candidate], spared: dict[str, str]) -> None:
+        """Remove some, whose keys are locked; those of them that can't go are ``spared``."""
+        with contextlib.ExitStack() as stack:
+            # Not waited for: others wait for the keys.
+            uncopy = self._removal(stack)
+            if uncopy is None:
+                spared |= {each.artifact: COPYING for each in left if self._has_copies(each)}
+            away = [each for each in left if each.artifact not in spared and self._put_away(each, spared)]
             with contextlib.suppress(OSError):
                 sync_folder(self._layout.library)  # before what they name goes
             try:
@@ -224,11 +238,15 @@ class Collector:
                 held = {}
                 spared |= {each.artifact: f"may be in use: {error.message}" for each in away}
             for each in away:
-                self._remove(each, held, spared)
-            return {each.artifact for each in ready} - spared.keys(), spared
-        finally:
-            for lock in locks.values():
-                lock.release()
+                self._remove(each, held, uncopy, spared)
+
+    def _removal(self, stack: contextlib.ExitStack) -> Callable[[str], int] | None:
+        with contextlib.suppress(OSError):
+            return stack.enter_context(self._upstream.removal())
+        return None
+
+    def _has_copies(self, each: Candidate) -> bool:
+        return each.kind == "entry" and each.key in self._copied
 
     def _busy(self, key: str) -> str:
         """What ``_take`` would say, without taking the lock."""
@@ -290,13 +308,19 @@ class Collector:
             break
         return True
 
-    def _remove(self, each: Candidate, held: Mapping[str, object], spared: dict[str, str]) -> None:
+    def _remove(
+        self,
+        each: Candidate,
+        held: Mapping[str, object],
+        uncopy: Callable[[str], int] | None,
+        spared: dict[str, str],
+    ) -> None:
         try:
             if each.artifact in held:
                 spared[each.artifact] = LENT
             elif each.artifact not in spared:
-                if each.kind == "entry" and each.key in self._copied:
-                    self._upstream.remove(each.key)  # one that was made since then is an orphan, for the next time
+                if uncopy is not None and self._has_copies(each):
+                    uncopy(each.key)  # one that was made since then is an orphan, for the next time
                 (self._layout.library / each.artifact).unlink(missing_ok=True)
         except OSError as error:
             spared[each.artifact] = f"can't be removed: {error.strerror}"
@@ -317,9 +341,11 @@ class Collector:
     def _remains(self, found: Inventory) -> int:
         """Remove what belongs to keys that are gone, and old damage; returns how much that was."""
         count = quarantine.prune(self._layout, now=self._clock())
-        for key in self._upstream.orphans():
-            with contextlib.suppress(OSError):
-                count += self._upstream.remove(key) > 0
+        with contextlib.ExitStack() as stack:
+            uncopy = self._removal(stack)
+            for key in self._upstream.orphans() if uncopy is not None else ():
+                with contextlib.suppress(OSError):
+                    count += uncopy is not None and uncopy(key) > 0
         for path, old in self._of_keys():
             key = path.name.removesuffix(".log")
             if not is_key(key) or key in found.keys or os.path.lexists(self._layout.manifest(key)) or not old:

@@ -162,16 +162,19 @@ class UpstreamNames:
         Raises:
             OSError: A copy can't be removed.
         """
-        removed = 0
-        if not self._folder.is_dir():
-            return 0
-        with self._locked() as locked:
-            if not locked:
+        with self.removal(LOCK_SECONDS) as remove:
+            if remove is None:
                 raise TimeoutError(errno.ETIMEDOUT, "another process makes copies for upstream", str(self._folder))
-            for md5 in self._of_key(key):
-                removed += self._unlink(md5, key)
-            self._seen = self._changed()
-        return removed
+            return remove(key)
+
+    @contextlib.contextmanager
+    def removal(self, seconds: float = 0.0) -> Iterator[Callable[[str], int] | None]:
+        """What ``remove`` does, for many keys; ``None`` while another makes copies. ``seconds``: to wait for that."""
+        if not self._folder.is_dir():
+            yield lambda _key: 0
+            return
+        with self._locked(seconds) as locked:
+            yield self._remove if locked else None
 
     def orphans(self) -> set[str]:
         """Keys of copies whose entry is gone: a crash of the collector, or somebody's ``rm``. For ``remove``."""
@@ -309,11 +312,14 @@ class UpstreamNames:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[bool]:
+    def _locked(self, seconds: float = LOCK_SECONDS) -> Iterator[bool]:
         lock = FileLock(self._folder / ".lock", mode=0o600, thread_local=False, fallback_to_soft=False)
-        with self._mutex:
+        if not self._mutex.acquire(timeout=seconds):
+            yield False
+            return
+        try:
             try:
-                lock.acquire(timeout=LOCK_SECONDS)
+                lock.acquire(timeout=seconds)
             except Timeout:
                 yield False
                 return
@@ -321,6 +327,13 @@ class UpstreamNames:
                 yield True
             finally:
                 lock.release()
+        finally:
+            self._mutex.release()
+
+    def _remove(self, key: str) -> int:
+        removed = sum(self._unlink(md5, key) for md5 in self._of_key(key))
+        self._seen = self._changed()
+        return removed
 
     def _of_key(self, key: str) -> list[str]:
         """The names of an entry's copies. Everybody who changes the folder holds the lock, so its time tells all."""
