@@ -207,7 +207,7 @@ class Housekeeper(Onlooker):
             try:
                 done = self._collector.collect(
                     rules_of(self._settings, self._collector.library),
-                    pinned=self._asks.pinned(),
+                    pinned=self._asks.protected(),
                     stale=self._asks.stale(),
                     breathe=lambda: time.sleep(BREATH_SECONDS),
                     stop=self._ending.is_set,
@@ -227,7 +227,7 @@ def make_room(collector: Collector, asks: Asks, settings: Settings, need: int) -
     try:
         done = collector.collect(
             dataclasses.replace(rules, min_free=max(need, rules.min_free or 0)),
-            pinned=asks.pinned(),
+            pinned=asks.protected(),
             stale=asks.stale(),
         )
     except JitError as error:

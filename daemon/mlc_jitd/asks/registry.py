@@ -7,7 +7,8 @@
     model_lib/.asks/.lock                                               held while one of them is changed
 
 They name interpreters that a daemon starts, so they are believed only where nobody else may write them. A file that is
-missing, torn, foreign or of another format is a folder that nobody has asked for.
+missing, torn, foreign or of another format is a folder that nobody has asked for; but while there is one that can't be
+read, it is not known what is pinned, and nothing may be collected (``protected``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -28,11 +30,20 @@ from filelock import FileLock, Timeout
 from mlc_jit.errors import StoreError
 from mlc_jitd.asks.folder import Folder, pinned, stale
 from mlc_jitd.store.access import distrust
-from mlc_jitd.store.files import ChangedError, DamagedError, ForeignError, Stamp, read, stamp_of
+from mlc_jitd.store.files import (
+    ChangedError,
+    DamagedError,
+    ForeignError,
+    Stamp,
+    read,
+    stamp_of,
+    sync_folder,
+    write_durably,
+)
 from mlc_jitd.store.trouble import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -42,6 +53,40 @@ MOST_FOLDERS = 512
 MOST_BYTES = 4 << 20
 LOCK_SECONDS = 5.0
 KEYS = "keys.json"
+LOOKS = 5
+"""How often a file is read that others replace meanwhile."""
+
+
+class _UnreadableError(Exception):
+    """What stands in a file is not known.
+
+    Args:
+        why: A sentence without its stop.
+        remedy: What to do.
+        lost: Whether there is nothing in it that could be saved.
+    """
+
+    def __init__(self, why: str, remedy: str, *, lost: bool = False) -> None:
+        super().__init__(why)
+        self.remedy = remedy
+        self.lost = lost
+
+
+class _Every(dict[str, str]):
+    """Says of every key the same."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self._why = why
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: str) -> str:
+        return self._why
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class Asks:
@@ -56,7 +101,8 @@ class Asks:
     def __init__(self, library: Path) -> None:
         self._library = library
         self._folder = library / ".asks"
-        self._known: dict[str, tuple[Stamp, Folder | None]] = {}
+        self._known: dict[str, tuple[Stamp, Folder | _UnreadableError]] = {}
+        self._told: set[str] = set()
         self._unsaved: dict[str, Folder] = {}
         self._mutex = threading.RLock()
 
@@ -67,11 +113,9 @@ class Asks:
         with self._mutex:
             found = dict(self._unsaved)
             if self._is_ours():
-                with contextlib.suppress(OSError), os.scandir(self._folder) as files:
-                    for file in files:
-                        folder = self._read(file.name) if _is_folder(file.name) else None
-                        if folder is not None:
-                            found.setdefault(file.name, folder)
+                with contextlib.suppress(_UnreadableError):
+                    known = ((name, self._read(name)) for name in self._names())
+                    found = {name: folder for name, folder in known if folder} | found
             return list(found.values())
 
     def folder(self, path: str) -> Folder | None:
@@ -83,11 +127,30 @@ class Asks:
     def keys(self) -> dict[str, float]:
         """The keys that were pinned by name, and since when (Unix time)."""
         with self._mutex:
-            return self._read_keys()
+            try:
+                return self._read_keys()
+            except _UnreadableError as error:
+                self._tell(error)
+                return {}
 
     def pinned(self) -> dict[str, str]:
-        """Which keys must not be collected, and why, in words."""
+        """Which keys are known to be pinned, and why, in words."""
         return pinned(self.folders(), self.keys())
+
+    def protected(self) -> Mapping[str, str]:
+        """Which keys must not be collected, and why: ``pinned``, or every key where it can't be read what is pinned.
+
+        To be asked by key only.
+        """
+        try:
+            with self._mutex:
+                keys = self._read_keys()
+                saved = {name: self._held(name) for name in (self._names() if self._is_ours() else ())}
+                folders = [folder for folder in (saved | self._unsaved).values() if folder]
+        except _UnreadableError as error:
+            self._tell(error, "no entry is collected, since it is not known which are pinned: ")
+            return _Every(f"perhaps, since that can't be read: {error}")
+        return pinned(folders, keys)
 
     def stale(self) -> dict[str, float]:
         """Which keys were asked for and are not any more, and since when (Unix time)."""
@@ -99,7 +162,7 @@ class Asks:
         """Change what is known of a folder, one process at a time; an unknown one begins empty.
 
         Raises:
-            StoreError: It could not be written, though the home as such can.
+            StoreError: It could not be written, though the home as such can; or what is known can't be read now.
         """
         name = _name(path)
         with self._mutex:
@@ -108,7 +171,7 @@ class Asks:
                 self._unsaved[name] = how(was)
                 return self._unsaved[name]
             with self._locked():
-                was = self._read(name) or Folder(path=path)
+                was = self._saved(name) or Folder(path=path)
                 folder = how(was)
                 if folder != was:
                     self._write(name, {"format": FORMAT, **dataclasses.asdict(folder)})
@@ -119,18 +182,18 @@ class Asks:
         """Pin an entry by its key.
 
         Raises:
-            StoreError: It could not be written.
+            StoreError: It could not be written, or what was pinned before can't be read.
         """
-        with self._mutex, self._locked():
+        with self._mutex, self._locked(), _refused():
             self._write_keys(self._read_keys() | {key: time.time()})
 
     def unpin_key(self, key: str) -> bool:
         """Undo ``pin_key``; whether it was pinned by name.
 
         Raises:
-            StoreError: It could not be written.
+            StoreError: It could not be written, or it can't be read what was pinned.
         """
-        with self._mutex:
+        with self._mutex, _refused():
             if key not in self._read_keys():
                 return False
             with self._locked():
@@ -139,45 +202,99 @@ class Asks:
 
     # --- files ------------------------------------------------------------------------------------------------------
 
+    def _names(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self._folder) if _is_folder(name)]  # noqa: PTH208 - only names
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _trouble(self._folder, error) from error
+
     def _read(self, name: str) -> Folder | None:
-        """A folder's file, from memory where it is what it was."""
+        """What a folder's file holds; nothing where it can't be read."""
+        try:
+            return self._held(name)
+        except _UnreadableError as error:
+            self._tell(error)
+            return None
+
+    def _saved(self, name: str) -> Folder | None:
+        """What a folder's file holds, in order to write it anew; nothing where there is nothing to be saved."""
+        with _refused():
+            try:
+                return self._held(name)
+            except _UnreadableError as error:
+                if not error.lost:
+                    raise
+                self._tell(error)
+                return None
+
+    def _held(self, name: str) -> Folder | None:
+        """What a folder's file holds, from memory where it is what it was; ``None`` if there is none."""
         path = self._folder / name
         try:
             stamp = stamp_of(path.lstat())
-        except OSError:
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _trouble(path, error) from error
         known = self._known.get(name)
-        if known is not None and known[0] == stamp:
-            return known[1]
-        folder = None
-        held = self._load(path)
-        if held is not None:
-            with contextlib.suppress(msgspec.ValidationError, TypeError):
-                folder = msgspec.convert({each: held[each] for each in held if each != "format"}, Folder)
-        if folder is not None and _name(folder.path) != name:
-            folder = None
-        # Every write makes a new inode and takes a while: an equal stamp is an equal file.
-        self._known[name] = (stamp, folder)
-        return folder
+        if known is None or known[0] != stamp:
+            # Every write makes a new inode and takes a while: an equal stamp is an equal file.
+            found = self._parsed(path, name)
+            if found is None:
+                return None
+            known = self._known[name] = (stamp, found)
+        if isinstance(known[1], _UnreadableError):
+            raise known[1].with_traceback(None)
+        return known[1]
+
+    def _parsed(self, path: Path, name: str) -> Folder | _UnreadableError | None:
+        try:
+            held = self._load(path)
+        except _UnreadableError as error:
+            if not error.lost:
+                raise
+            return error
+        if held is None:
+            return None
+        try:
+            folder = msgspec.convert({each: held[each] for each in held if each != "format"}, Folder)
+        except (msgspec.ValidationError, TypeError) as error:
+            return _lost(path, error)
+        return folder if _name(folder.path) == name else _lost(path, "it speaks of another folder")
 
     def _load(self, path: Path) -> dict[str, Any] | None:
-        try:
-            held = json.loads(read(path, MOST_BYTES)[0])
-        except (OSError, ValueError, RecursionError, ChangedError, DamagedError, ForeignError) as error:
-            if not isinstance(error, FileNotFoundError):
-                logger.warning("%s is not believed: %s", path, error)
-            return None
+        for look in range(LOOKS):
+            try:
+                held = json.loads(read(path, MOST_BYTES)[0])
+                break
+            except FileNotFoundError:
+                return None
+            except ForeignError as error:
+                raise _UnreadableError(str(error), error.remedy) from error
+            except (ValueError, RecursionError, DamagedError) as error:
+                raise _lost(path, error) from error
+            except (OSError, ChangedError) as error:
+                if not isinstance(error, ChangedError) or look == LOOKS - 1:
+                    raise _trouble(path, error) from error
         if isinstance(held, dict) and held.get("format") == FORMAT:
             return held
-        return None
+        raise _lost(path, "it is of another version")
 
     def _read_keys(self) -> dict[str, float]:
-        held = self._load(self._folder / KEYS) if self._is_ours() else None
-        keys = (held or {}).get("keys")
+        held = self._load(self._folder / KEYS) if self._is_ours(strict=True) else None
         try:
-            return msgspec.convert(keys or {}, dict[str, float])
-        except msgspec.ValidationError:
-            return {}
+            return msgspec.convert((held or {}).get("keys") or {}, dict[str, float])
+        except msgspec.ValidationError as error:
+            raise _lost(self._folder / KEYS, error) from error
+
+    def _tell(self, error: _UnreadableError, what: str = "") -> None:
+        """Say it once."""
+        said = f"{what}{error}. {error.remedy}"
+        if said not in self._told:
+            self._told.add(said)
+            logger.warning("%s", said)
 
     def _write_keys(self, keys: dict[str, float]) -> None:
         self._write(KEYS, {"format": FORMAT, "keys": keys})
@@ -186,9 +303,9 @@ class Asks:
         torn = self._folder / f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
         with translated("note who asks for what", self._folder):
             try:
-                torn.touch(mode=0o600)
-                torn.write_text(json.dumps(held))
+                write_durably(torn, json.dumps(held).encode(), 0o600)
                 torn.replace(self._folder / name)
+                sync_folder(self._folder)
             except OSError:
                 with contextlib.suppress(OSError):
                     torn.unlink(missing_ok=True)
@@ -196,13 +313,16 @@ class Asks:
 
     def _bound(self, name: str) -> None:
         """Let the folders go that were asked for longest ago; never one with a pin, nor the one just written."""
-        names = [file.name for file in self._folder.iterdir() if _is_folder(file.name)]
+        try:
+            names = self._names()
+        except _UnreadableError:
+            return
         over = len(names) - MOST_FOLDERS
         if over <= 0:
             return
-        found = [(folder.asked if folder else 0.0, each, folder) for each in names for folder in [self._read(each)]]
+        found = [(folder.asked, each, folder) for each in names for folder in [self._read(each)] if folder]
         for _, each, folder in sorted(found, key=lambda row: row[:2]):
-            if over > 0 and each != name and (folder is None or folder.keep != "pin"):
+            if over > 0 and each != name and folder.keep != "pin":
                 (self._folder / each).unlink(missing_ok=True)
                 self._known.pop(each, None)
                 over -= 1
@@ -236,11 +356,37 @@ class Asks:
         place = self._folder if self._folder.is_dir() else self._library
         return not os.access(place, os.W_OK | os.X_OK)
 
-    def _is_ours(self) -> bool:
+    def _is_ours(self, *, strict: bool = False) -> bool:
+        """Whether the folder is there and may be believed; with ``strict``, an error where it is there and may not."""
         try:
-            return distrust(self._folder.lstat(), self._folder) is None
-        except OSError:
+            doubt = distrust(self._folder.lstat(), self._folder)
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            if strict:
+                raise _trouble(self._folder, error) from error
+            return False
+        if doubt and strict:
+            raise _UnreadableError(*doubt)
+        return not doubt
+
+
+def _lost(path: Path, why: object) -> _UnreadableError:
+    return _UnreadableError(f"{path} is damaged: {why}", f"Remove it: rm {shlex.quote(str(path))}", lost=True)
+
+
+def _trouble(path: Path, error: Exception) -> _UnreadableError:
+    why = error.strerror or error if isinstance(error, OSError) else error
+    return _UnreadableError(f"{path} can't be read: {why}", "See to that, and ask again.")
+
+
+@contextlib.contextmanager
+def _refused() -> Any:
+    """What can't be read is not written over."""
+    try:
+        yield
+    except _UnreadableError as error:
+        raise StoreError(f"{error}: it is not written over.", remedy=error.remedy, reason="unreadable") from error
 
 
 def _name(path: str) -> str:

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, _tell: Tell) -> Any:
     manifests = {each.key: each for each in store.manifests()}
     asks = Asks(store.layout.library)
     done = Collector(store, leases, Uses(store.layout.used)).collect(
-        rules_of(settings, store.layout.library), pinned=asks.pinned(), stale=asks.stale(), dry=arguments.dry_run
+        rules_of(settings, store.layout.library), pinned=asks.protected(), stale=asks.stale(), dry=arguments.dry_run
     )
     return report(done, manifests, home=str(store.layout.home), dry=arguments.dry_run)
 

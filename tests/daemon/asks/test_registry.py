@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 from pathlib import Path
@@ -144,3 +145,73 @@ def test_a_lock_that_is_not_given_back_is_an_error(library: Path, monkeypatch: p
     ask(asks, "/m")
     with asks._locked(), pytest.raises(StoreError, match="held by another process"):
         ask(Asks(library), "/n")
+
+
+def spoil(library: Path, how: str) -> str:
+    """Make it unknowable what is pinned; what is said of it."""
+    folder, keys = library / ".asks", library / ".asks" / "keys.json"
+    if how == "folder that others can write":
+        folder.chmod(0o777)
+        return f"{folder} can be written by everybody"
+    if how == "torn keys":
+        keys.write_text("{torn")
+        return f"{keys} is damaged"
+    if how == "keys that others can write":
+        keys.chmod(0o666)
+        return f"{keys} can be written by everybody"
+    (model,) = (each for each in folder.glob("*.json") if each != keys)
+    model.write_text(json.dumps({"format": 2}) if how == "newer folder" else "{")
+    return f"{model} is damaged"
+
+
+SPOILT = ("folder that others can write", "torn keys", "keys that others can write", "newer folder", "torn folder")
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_where_pins_can_not_be_read_every_entry_is_protected(
+    library: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask(Asks(library), "/m")
+    Asks(library).pin_key(KEY)
+    assert set(Asks(library).protected()) == {KEY}
+    said = spoil(library, how)
+    asks = Asks(library)
+    for _ in range(3):
+        assert "cd" * 32 in asks.protected()
+        assert said in asks.protected()["cd" * 32]
+    (record,) = [each for each in caplog.records if "no entry is collected" in each.getMessage()]
+    assert said in record.getMessage()
+
+
+def test_what_is_protected_without_pins_is_nothing(library: Path) -> None:
+    assert dict(Asks(library).protected()) == {}
+    assert not Asks(library / "nowhere").protected()
+
+
+def test_trouble_of_this_process_is_not_remembered(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(Asks(library), "/m")
+    asks = Asks(library)
+
+    def too_many(*_: object) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(registry, "read", too_many)
+        assert "Too many open files" in asks.protected()[KEY]
+        with pytest.raises(StoreError, match="not written over"):
+            ask(asks, "/m", "cd" * 32)
+    assert not asks.protected()
+    assert [folder.path for folder in asks.folders()] == ["/m"]
+
+
+@pytest.mark.parametrize("how", SPOILT[1:3])
+def test_keys_that_can_not_be_read_are_not_written_over(library: Path, how: str) -> None:
+    Asks(library).pin_key(KEY)
+    said = spoil(library, how)
+    before = (library / ".asks" / "keys.json").read_bytes()
+    for change in (Asks(library).pin_key, Asks(library).unpin_key):
+        with pytest.raises(StoreError, match="not written over") as caught:
+            change("cd" * 32)
+        assert said in caught.value.message
+        assert "keys.json" in caught.value.remedy
+    assert (library / ".asks" / "keys.json").read_bytes() == before

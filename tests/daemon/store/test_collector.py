@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlc_jit.errors import StoreError
+from mlc_jitd.asks import Asks
 from mlc_jitd.store import Collector, Entry, Found, Leases, Missing, Store, Uses, collected
 from mlc_jitd.store import collector as room
 from mlc_jitd.store.collection import Rules
@@ -359,3 +360,14 @@ def test_a_look_waits_for_the_collector(here: Home, publish: Publish, monkeypatc
     assert here.collect() == []
     reader.join()
     assert isinstance(got[0], Found)
+
+
+def test_nothing_goes_where_it_is_not_known_what_is_pinned(here: Home, publish: Publish) -> None:
+    publish(here.store)
+    asks = Asks(here.store.layout.library)
+    asks.pin_key(key(1))
+    (here.store.layout.library / ".asks" / "keys.json").write_text("{torn")
+    assert here.collect(pinned=asks.protected()) == []
+    asks = Asks(here.store.layout.library)
+    (here.store.layout.library / ".asks" / "keys.json").unlink()
+    assert here.collect(pinned=asks.protected()) == ["ab" * 32]
