@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mlc_jit.messages import JitRequest, ToolchainChoice
+from mlc_jit.variables import PASSED, is_keyed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +35,11 @@ GONE = "gone"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A request without its config; ``overrides`` and ``environment`` are JSON text, so that 1 and True differ."""
+    """A request without its config; ``overrides`` and ``environment`` are JSON text, so that 1 and True differ.
+
+    Of the environment it has what is known to matter. What ``MLC_JITD_PASS_ENV`` added may be a secret, and this is
+    written to disk.
+    """
 
     device: str
     python: str
@@ -54,7 +59,9 @@ class Question:
             opt=request.opt,
             system_lib_prefix=request.system_lib_prefix,
             overrides=_text(request.overrides),
-            environment=_text(request.environment),
+            environment=_text(
+                {name: value for name, value in request.environment.items() if name in PASSED or is_keyed(name)}
+            ),
         )
 
     def request(self, config: bytes, folder: str) -> JitRequest:
