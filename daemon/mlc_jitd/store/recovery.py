@@ -43,7 +43,7 @@ def put_back(layout: Layout, locks: KeyLocks, key: str, *, timeout: float) -> bo
     try:
         gone, manifest = layout.gone(key), layout.manifest(key)
         try:
-            if os.path.lexists(manifest) or not _names_an_artifact(layout, key):
+            if os.path.lexists(manifest) or _names_nothing(layout, key):
                 gone.unlink()
             else:
                 gone.rename(manifest)
@@ -56,9 +56,12 @@ def put_back(layout: Layout, locks: KeyLocks, key: str, *, timeout: float) -> bo
         lock.release()
 
 
-def _names_an_artifact(layout: Layout, key: str) -> bool:
+def _names_nothing(layout: Layout, key: str) -> bool:
+    """Whether a manifest is damaged or its artifact is gone; what this version can't judge goes back as it is."""
     try:
         manifest = decode(read(layout.gone(key), MAX_MANIFEST_BYTES)[0], key)
-    except (DamagedError, ForeignError, ChangedError, ManifestInvalidError, ManifestNewerError):
+    except (ForeignError, ChangedError, ManifestNewerError):
         return False
-    return os.path.lexists(layout.library / manifest.artifact)
+    except (DamagedError, ManifestInvalidError):
+        return True
+    return not os.path.lexists(layout.library / manifest.artifact)

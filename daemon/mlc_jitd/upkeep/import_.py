@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlc_jit.errors import RequestError
 from mlc_jit.locations import made_home
+from mlc_jitd.lending import leases_here
 from mlc_jitd.store import About, Found, Store, archive
 from mlc_jitd.store.trouble import translated
 from mlc_jitd.upkeep.verify.entries import contradiction
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace, tell: Tell) -> Any:
         RequestError: A file is no export, or a damaged one.
         StoreError: The cache can't take it.
     """
-    store = Store(made_home())
+    store = Store(made_home(), leased=leases_here().held)
     store.open()
     store.require_writable()
     return [{"file": each, **_take(store, Path(each), tell)} for each in arguments.files]

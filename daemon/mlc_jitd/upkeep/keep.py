@@ -12,6 +12,7 @@ from mlc_jit.locations import made_home
 from mlc_jitd.app import make_work
 from mlc_jitd.asks import Asks
 from mlc_jitd.config import Settings
+from mlc_jitd.lending import leases_here
 from mlc_jitd.watch import keep
 
 if TYPE_CHECKING:
@@ -34,6 +35,6 @@ def run(arguments: argparse.Namespace, tell: Tell) -> dict[str, Any]:  # noqa: A
     message = m.decode(arguments.message.read_bytes(), m.REQUESTS, strict=True)
     if not isinstance(message, m.Keep):
         raise ProtocolError(f"`mlc-jitd keep` takes `keep`, not `{message.verb}`")
-    work = make_work(made_home(), Settings.load(strict=False))
+    work = make_work(made_home(), Settings.load(strict=False), leases=leases_here())
     kept = keep(work, Asks(work.store.layout.library), message, now=time.time())
     return {"keys": list(kept.keys), "folder": kept.folder, "keep": kept.keep}

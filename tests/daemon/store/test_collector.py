@@ -227,6 +227,17 @@ def test_a_manifest_that_is_damaged_is_left_to_who_finds_it(here: Home, publish:
     assert here.store.find(key(1)).reason == "damaged"  # type: ignore[union-attr]
 
 
+def test_what_a_newer_version_wrote_comes_back_unread(here: Home, publish: Publish):
+    entry = publish(here.store, key=key(1))
+    manifest = Path(entry.manifest_path)
+    text = json.dumps({**json.loads(manifest.read_bytes()), "format": 99})
+    manifest.unlink()
+    here.store.layout.gone(key(1)).write_text(text)
+    here.store.open()
+    assert manifest.read_text() == text
+    assert "format 99" in here.store.find(key(1)).detail  # type: ignore[union-attr]
+
+
 def test_others_files_are_not_touched(here: Home, publish: Publish):
     library = here.store.layout.library
     strange = ["0123456789abcdef0123456789abcdef.so", "notes.txt", f"{key(9)}.tmp", f"{key(9)}-{'0' * 16}.exe"]

@@ -18,6 +18,7 @@ import psutil
 from mlc_jit.errors import RequestError
 from mlc_jit.locations import cache_home
 from mlc_jitd.config import Settings
+from mlc_jitd.lending import leases_here
 from mlc_jitd.store import Layer, Store, layers_of
 from mlc_jitd.upkeep.verify import again, entries, folders
 from mlc_jitd.upkeep.verify.finding import Finding
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace, tell: Tell) -> Any:
         raise RequestError("To compile everything again takes hours.", remedy="Name the keys: verify KEY --recompile.")
     idle = not arguments.recompile and step_back()
     home = cache_home()
-    store = Store(home)
+    store = Store(home, leased=lambda: leases_here().held())
     lower = [Layer(each) for each in layers_of(Settings.load(strict=False).layers)]
     trouble = list(folders.troubles(store.layout))
     if arguments.repair:
