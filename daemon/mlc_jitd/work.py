@@ -212,6 +212,7 @@ class Work:
             )
         readonly = request.policy == "READONLY"
         why = self._why(request, identity, answer, seconds=EXPLAIN_SECONDS if readonly else GLANCE_SECONDS)
+        why = "; ".join(filter(None, (why, answer.unread)))
         stopgap = self._stopgap(request, identity) if readonly else ""
         if isinstance(stopgap, str):
             return LookUp(identity, answer, "; ".join(filter(None, (why, stopgap))))

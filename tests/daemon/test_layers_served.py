@@ -81,6 +81,15 @@ def test_a_library_made_anew_is_everybodys_who_had_the_layers(
     assert {Path(jit(path, {}, "cpu").model_lib_path).parent for path in (baked, copy)} == {place.library}
 
 
+def test_a_layer_that_is_away_is_named_under_readonly(
+    baked: Path, place: Place, start_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_daemon(MLC_JITD_LAYERS=f"{place.root}/share")
+    monkeypatch.setenv("MLC_JIT_POLICY", "READONLY")
+    with pytest.raises(NotCachedError, match=f"the layer {place.root}/share is not read: there is no folder"):
+        jit(baked, {}, "cpu")
+
+
 def test_damage_in_a_layer_is_named_under_readonly_and_compiled_over_else(
     baked: Path, place: Place, double: Double, start_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,11 +52,13 @@ class Missing:
             ``foreign``: there is one that others decide about, which was left alone.
         detail: One sentence for people.
         remedy: What to do about it, or an empty string.
+        unread: Where it might be all the same: which layers could not be asked, and why; mostly empty.
     """
 
     reason: MissingReason
     detail: str
     remedy: str = ""
+    unread: str = ""
 
 
 class Totals(NamedTuple):

@@ -77,15 +77,15 @@ class Layer:
     def find(self, key: str) -> Found | Missing:
         """As ``Store.find``; an entry on a network file system is never ``unchanged``, so each hit asks for it again.
 
-        A layer that can't be asked has no entry: ``state`` says why.
+        A layer that can't be asked has no entry; ``unread`` says why.
         """
         if self.look().state != "ok":
-            return Missing("absent", "")
+            return self._unread()
         try:
             found = self._bounded(lambda: self._store.find(key), self._find_seconds)
         except (_AwayError, JitError) as error:
             self._tell(dataclasses.replace(self._state, state="away", detail=str(error) or "it does not answer"))
-            return Missing("absent", "")
+            return self._unread()
         if isinstance(found, Found) and self._slow:
             return Found(dataclasses.replace(found.entry, settled=False))
         return found
@@ -149,6 +149,10 @@ class Layer:
                     file_system=kind,
                 )
         return LayerState(path=str(self.path), state="ok", file_system=kind)
+
+    def _unread(self) -> Missing:
+        detail, remedy = self._state.detail.removesuffix("."), self._state.remedy.removesuffix(".")
+        return Missing("absent", "", unread=f"the layer {self.path} is not read: {detail}{remedy and f' ({remedy})'}")
 
     def _read(self, call: Callable[[], T], otherwise: T) -> T:
         if self.look().state != "ok":
@@ -221,16 +225,19 @@ class LayeredStore(Store):
         answer = super().find(key)
         if isinstance(answer, Found):
             return answer
+        unread = []
         for layer in self.layers:
             found = layer.find(key)
             if isinstance(found, Found):
                 self._count("layer-hits")
                 return found
+            if found.unread:
+                unread.append(found.unread)
             if found.reason != "absent":
                 self._count(f"layer-{found.reason}")
                 if answer.reason == "absent":
                     answer = found
-        return answer
+        return dataclasses.replace(answer, unread="; ".join(unread))
 
     def every_key(self) -> list[str]:
         """The keys of the home and of all layers that can be read, sorted."""

@@ -156,7 +156,12 @@ def test_a_layer_that_others_may_write_is_refused_with_the_command(
 ) -> None:
     filled(layer, publish)
     (layer / folder).chmod(0o777)
-    assert isinstance(layered.find(KEY), Missing)
+    missing = layered.find(KEY)
+    assert isinstance(missing, Missing)
+    assert missing.reason == "absent"
+    assert missing.unread.startswith(f"the layer {layer} is not read: ")
+    assert "can be written by everybody" in missing.unread
+    assert "(Run: chmod go-w" in missing.unread
     state = layered.layers[0].look()
     assert (state.state, state.remedy) == ("refused", f"Run: chmod go-w {(layer / folder).resolve()}")
     os.system(state.remedy.removeprefix("Run: "))
@@ -194,7 +199,9 @@ def test_a_share_that_hangs_holds_nobody_for_long_and_the_home_not_at_all(
     store.open()
     own = publish(store, b"own", key=OTHER)
     try:
-        assert isinstance(store.find(KEY), Missing)
+        missing = store.find(KEY)
+        assert isinstance(missing, Missing)
+        assert "does not answer within 0.2 s (See to its mount)" in missing.unread
         assert store.layers[0].look().state == "away"
         began = time.monotonic()
         for _ in range(50):
@@ -225,7 +232,9 @@ def test_a_trouble_in_reading_a_layer_is_a_miss(
         raise StoreError("Stale file handle.", reason="estale")
 
     monkeypatch.setattr(layered.layers[0].store, "find", stale)
-    assert isinstance(layered.find(KEY), Missing)
+    missing = layered.find(KEY)
+    assert isinstance(missing, Missing)
+    assert "Stale file handle" in missing.unread
     assert layered.counters().get("layer-hits", 0) == 0
 
 
