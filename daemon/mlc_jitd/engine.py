@@ -31,7 +31,7 @@ from mlc_jitd.store import Entry, Found
 from mlc_jitd.work import LOADING, LOCKED, TOOLCHAIN_CHANGED, Built, LookUp, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from mlc_jit.locations import Locations
     from mlc_jitd.gauge import Gauge
@@ -604,14 +604,23 @@ class Engine:
             jobs=jobs,
             counters=dict(counters),
         )
-        self.later(
-            lambda: self._send(peer.identity, self._completed(dataclasses.replace(status(), cache=self.cache_report())))
-        )
+        self._report(peer, id_, lambda: iter((dataclasses.replace(status(), cache=self.cache_report()),)))
 
     def _list(self, peer: Peer, id_: int) -> None:
+        self._report(peer, id_, lambda: self.overview.listing(id_))
+
+    def _report(self, peer: Peer, id_: int, make: Callable[[], Iterator[m.Message]]) -> None:
+        """Answer with what reads the cache folder; where that can't be read, with the reason."""
+
         def task() -> None:
-            for part in self.overview.listing(id_):
-                self._send(peer.identity, self._completed(part))
+            try:
+                for part in make():
+                    self._send(peer.identity, self._completed(part))
+            except JitError as error:
+                self._send(peer.identity, m.Failure.of(error, id=id_))
+            except Exception as error:
+                logger.exception("a report could not be made")
+                self._send(peer.identity, m.Failure.of(internal(error), id=id_))
 
         self.later(task)
 
@@ -691,4 +700,4 @@ def _logged(task: Callable[[], None]) -> None:
     try:
         task()
     except Exception:
-        logger.exception("a report could not be made")
+        logger.exception("a task failed")

@@ -55,10 +55,11 @@ class Peer:
 
 
 Handler = Callable[[Peer, m.Message], m.Message | None]
-AWAITED = (m.JitRequest, m.Explain, m.WatchRequest)
+AWAITED = (m.JitRequest, m.Explain, m.WatchRequest, m.StatusRequest, m.ListRequest)
 """Requests whose answer may take long: who waits for one hears heartbeats, and its end is heard of."""
 
-FINAL = (m.Result, m.Explained, m.Failure)
+FINAL = (m.Result, m.Explained, m.Status, m.Listing, m.Failure)
+"""Replies that end a wait; a listing does with its last part."""
 
 
 class Server:
@@ -292,7 +293,7 @@ class Server:
             self._put(*self._outbox.popleft())
 
     def _put(self, identity: bytes, message: m.Message) -> None:
-        if isinstance(message, FINAL):
+        if isinstance(message, FINAL) and not (isinstance(message, m.Listing) and message.more):
             self._answered(identity, message.id)
         try:
             payload = m.encode(message)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlc_jit import messages as m
+from mlc_jit.errors import StoreError
 from mlc_jitd import engine as room
 from mlc_jitd.broker import Broker
 from mlc_jitd.engine import Engine
@@ -64,7 +65,7 @@ def look_up():
 def engine(line, look_up, monkeypatch):
     store = SimpleNamespace(unchanged=None, layout=SimpleNamespace(library=None), counters=dict)
     work: Any = SimpleNamespace(
-        acceleration=None, store=store, identifier=SimpleNamespace(recheck=None), look_up=look_up
+        acceleration=None, store=store, identifier=SimpleNamespace(recheck=None), look_up=look_up, counters=dict
     )
     host = Capacity(cores=2, memory_total=8 * GIB, memory_available=8 * GIB)
     made = Engine(
@@ -110,6 +111,21 @@ def test_an_engine_whose_server_died_ends(engine, line):
     engine.retire = retired.set
     line.living = False
     assert retired.wait(10)
+
+
+@pytest.mark.parametrize("request_", [m.StatusRequest(id=7), m.ListRequest(id=7)])
+@pytest.mark.parametrize("trouble", [StoreError("The folder /h can't be listed."), OSError("no such device")])
+def test_who_asks_for_a_report_that_cant_be_made_hears_why(engine, line, monkeypatch, request_, trouble):
+    def totals(*_given):
+        raise trouble
+
+    monkeypatch.setattr(engine.overview, "_store", SimpleNamespace(totals=totals, stamped=totals))
+    engine.handle(PEER, request_)
+    until(lambda: line.sent)
+    (reply,) = line.sent
+    assert isinstance(reply, m.Failure)
+    assert reply.id == 7
+    assert str(trouble) in reply.message
 
 
 class TestSlowLookUps:

@@ -217,6 +217,26 @@ def test_heartbeats_come_while_the_engine_is_busy_and_end_when_the_asker_leaves(
         hello(sock)
 
 
+@pytest.mark.parametrize("request_", [m.StatusRequest(id=9), m.ListRequest(id=9)])
+def test_heartbeats_come_until_a_report_is_whole(request_: m.Message, door: Door, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(m, "HEARTBEAT_SECONDS", 0.02)
+    with serving(door) as bench, zmq.Context() as context, context.socket(zmq.DEALER) as sock:
+        sock.linger = 0
+        sock.connect(f"ipc://{bench.path}")
+        sock.send(m.encode(request_))
+        assert reply(sock) == m.Heartbeat()
+        peer, _ = bench.heard[0]
+        bench.server.send(peer.identity, m.Listing(id=9, entries=(), more=True))
+        while not isinstance(reply(sock), m.Listing):
+            pass
+        assert reply(sock) == m.Heartbeat(), "a part is not the end"
+        last: m.Message = m.Listing(id=9, entries=(), more=False)
+        if isinstance(request_, m.StatusRequest):
+            last = m.Status(id=9, version="1", pid=1, uptime=0.0, home="/h", socket="/s", log_path="")
+        bench.server.send(peer.identity, last)
+        until(lambda: bench.server.waiting() == 0)
+
+
 def test_the_first_heartbeat_comes_within_one_interval(bench: Bench, dealer: Any):
     sock = dealer()
     hello(sock)
