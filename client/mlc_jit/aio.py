@@ -69,6 +69,7 @@ async def _ask(question: Question, tell: conversation.OnProgress | None) -> m.Re
     tries = 0
     trouble: JitError = DaemonUnavailableError("No daemon was asked.")
     wait = conversation.Wait(question, tell)
+    handover = conversation.Handover()
     while tries < conversation.TRIES:
         tries += 1
         begun = time.monotonic()
@@ -77,9 +78,15 @@ async def _ask(question: Question, tell: conversation.OnProgress | None) -> m.Re
             channel = await hub.connected(locate())
             await hub.hear(wait, channel)
         except DrainingError as error:
-            hub.drop(channel)
             trouble = error
-            await asyncio.sleep(0.05 * 2 ** (tries - 1))
+            if handover.pending(locate().socket, time.monotonic()):
+                hub.release(channel)
+                tries -= 1
+                wait.held_up(error)
+                await asyncio.sleep(handover.pause)
+            else:
+                hub.drop(channel)
+                await asyncio.sleep(conversation.FIRST_PAUSE_SECONDS * 2 ** (tries - 1))
         except JitError as error:
             hub.drop(channel)
             trouble = error
@@ -91,7 +98,7 @@ async def _ask(question: Question, tell: conversation.OnProgress | None) -> m.Re
             await asyncio.sleep(wait.pause)  # the queue was full
             tries -= 1
         if time.monotonic() - begun > conversation.CALM_SECONDS:
-            tries = 0
+            tries, handover = 0, conversation.Handover()
     return trouble
 
 
@@ -217,6 +224,11 @@ class Hub:
         self._unwatch()
         channel.close()
         self._channel = None
+
+    def release(self, channel: wire.Channel | None) -> None:
+        """Give a connection up, unless somebody else waits over it."""
+        if not self._waits:
+            self.drop(channel)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

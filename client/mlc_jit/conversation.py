@@ -39,6 +39,9 @@ TRIES = 5
 CALM_SECONDS = 60.0
 """A daemon that has served for this long is no reason to doubt the next one: the tries begin anew."""
 
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.05, 2.0
+"""Between two questions to a daemon that stops and can't be replaced yet."""
+
 PASSING = frozenset({"queue-full", "client-full", "user-full", "prewarm-full"})
 """Why a queue took no job now, and may take it in a moment."""
 
@@ -92,6 +95,11 @@ class Wait:
             )
         return "answered"
 
+    def held_up(self, error: JitError) -> None:
+        """Whoever is to be asked can't take it now; it will be asked again."""
+        if self.tell is not None:
+            self.tell(m.Progress(stage="busy", detail=error.message, elapsed=time.monotonic() - self.begun))
+
     def _refused(self, error: JitError, now: float) -> Then:
         if isinstance(error, DrainingError):
             return "elsewhere"
@@ -105,10 +113,33 @@ class Wait:
         else:
             self.again_at = now + self.pause
             self.pause = min(self.pause * 1.5, 5.0)
-            if self.tell is not None:
-                self.tell(m.Progress(stage="busy", detail=error.message, elapsed=waited))
+            self.held_up(error)
             return "later"
         return "answered"
+
+
+class Handover:
+    """The time between a daemon that stops and the one that comes after it.
+
+    Its path is the next one's at once. Only a service manager's socket leads to the one that stops until that has
+    ended: nobody can take its place before, so to ask again is no failed try, and costs that daemon next to nothing.
+    """
+
+    __slots__ = ("_begun", "pause")
+
+    def __init__(self) -> None:
+        self._begun: float | None = None
+        self.pause = FIRST_PAUSE_SECONDS
+
+    def pending(self, path: Path, now: float) -> bool:
+        """A daemon said that it stops. Whether it is still the one at its path, and is asked again after ``pause``."""
+        self._begun = now if self._begun is None else self._begun
+        try:
+            up = wire.reach(path) == "up"
+        except JitError:
+            return False
+        self.pause = min(self.pause * 2, LAST_PAUSE_SECONDS)
+        return up and now - self._begun < settings.current().busy
 
 
 class Begun:
@@ -177,6 +208,7 @@ class Conversation:
         tries = 0
         trouble: JitError = DaemonUnavailableError("No daemon was asked.")
         channel: wire.Channel | None = None
+        handover = Handover()
         while self._pending and tries < TRIES:
             tries += 1
             begun = time.monotonic()
@@ -187,7 +219,12 @@ class Conversation:
                 wire.forget()
                 channel = None
                 trouble = error
-                time.sleep(0.05 * 2 ** (tries - 1))
+                if handover.pending(self._places.socket, time.monotonic()):
+                    tries -= 1
+                    self._tell(error)
+                    self._pause(handover.pause)
+                else:
+                    self._pause(FIRST_PAUSE_SECONDS * 2 ** (tries - 1))
             except JitError as error:
                 wire.forget()
                 channel = None
@@ -200,8 +237,22 @@ class Conversation:
                     self._leave(channel)
                 raise
             if time.monotonic() - begun > CALM_SECONDS:
-                tries = 0
+                tries, handover = 0, Handover()
         self._end_all(trouble)
+
+    def _tell(self, error: DrainingError) -> None:
+        for wait in self._pending.values():
+            wait.held_up(error)
+
+    def _pause(self, seconds: float) -> None:
+        now = time.monotonic()
+        until = now + seconds if self._deadline is None else min(now + seconds, self._deadline)
+        if self._interrupt is None:
+            time.sleep(max(0.0, until - now))
+        else:
+            from mlc_jit.interrupt import readable  # noqa: PLC0415 - not for a hit
+
+            readable(self._interrupt.fileno(), self._interrupt, until)
 
     def _connected(self) -> wire.Channel:
         channel = wire.current(self._places.socket)

@@ -17,12 +17,14 @@ from mlc_jit import (
     AccessRefusedError,
     CompileError,
     DaemonUnavailableError,
+    DrainingError,
     JITCall,
     JitError,
     WaitTimedOutError,
     ajit,
     ajit_many,
     autostart,
+    conversation,
     fallback,
     jit,
     jit_many,
@@ -126,6 +128,29 @@ def test_a_draining_daemon_is_left_for_its_successor(socket: Path, library: str,
     with Scripted(socket, script) as daemon:
         assert ask() == library
     assert len(daemon.asked()) == 2
+
+
+def test_a_draining_daemon_that_nobody_can_replace_yet_is_asked_until_its_successor_answers(
+    socket: Path, library: str, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "LAST_PAUSE_SECONDS", 0.02)
+    drains = conversation.TRIES * 3
+
+    def script(message: m.Message, heard: list[m.Message]) -> list[m.Message]:
+        if not isinstance(message, m.JitRequest):
+            return []
+        asked = sum(isinstance(each, m.JitRequest) for each in heard)
+        return [
+            m.Failure(id=message.id, kind="draining", message="going") if asked <= drains else hit(message, library)
+        ]
+
+    with Scripted(socket, script) as daemon:
+        assert ask() == library
+    assert len(daemon.asked()) == drains + 1
+    monkeypatch.setenv("MLC_JITD_BUSY_SECONDS", "0")
+    drains = 1000
+    with Scripted(socket, script), pytest.raises(DrainingError):
+        ask()
 
 
 def test_a_missing_heartbeat_sends_the_question_again_and_silence_ends_it(

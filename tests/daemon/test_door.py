@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.daemons import command, status, until
-from mlc_jit import jit
+from harness.daemons import command, status, until, waiters
+from mlc_jit import channel as wire
+from mlc_jit import conversation, jit
+from mlc_jit import messages as m
 from mlc_jit.errors import DaemonUnavailableError
 from mlc_jit.locations import locate
+from mlc_jit.reach import served
 from mlc_jitd import activation, notify
 from mlc_jitd.door import Door
 from mlc_jitd.service import Service, watchdog_seconds
@@ -23,7 +26,7 @@ from mlc_jitd.service import Service, watchdog_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.daemons import Place
+    from harness.daemons import Clients, Place
     from harness.doubles import Double
 
 
@@ -114,6 +117,55 @@ def test_a_daemon_is_activated_through_a_passed_socket(
     assert process.wait(15) == 0
     assert locate().socket.exists()
     assert command("status").returncode == 3
+
+
+def leaving() -> m.Status:
+    """What a daemon says that holds no lock any more."""
+    channel = wire.Channel(locate().socket)
+    try:
+        channel.send(m.StatusRequest(id=1))
+        reply = next(channel.replies(1))
+    finally:
+        channel.close()
+    assert isinstance(reply, m.Status)
+    return reply
+
+
+def test_who_asks_a_daemon_that_drains_behind_a_passed_socket_waits_for_the_next(
+    double: Double, place: Place, listener: socket.socket, client: Clients, ended: None
+) -> None:
+    """As when a service is restarted over a running compile: nobody compiles unadmitted meanwhile."""
+    gate, later = double.gate("first"), double.gate("later")
+
+    environment = {**os.environ, "MLC_JITD_JOBS": "1"}
+
+    def activated() -> subprocess.Popen[bytes]:
+        with (place.root / "daemon.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", AS_SYSTEMD, str(listener.fileno())],
+                pass_fds=(listener.fileno(),), stdout=log, stderr=log, cwd="/", env=environment,
+            )  # fmt: skip
+
+    process = activated()
+    running = client.ask(double.model("running", told={"wait_for": gate}))
+    until(double.starts)
+    process.terminate()
+    until(lambda: leaving().draining)
+    others = [client.ask(double.model(f"m{n}", told={"wait_for": later}, vocab_size=900 + n)) for n in range(3)]
+    until(lambda: leaving().counters.get("refusals", 0) >= 3 * (conversation.TRIES + 1))
+    assert len(double.starts()) == 1
+    gate.touch()
+    assert Path(running.path()).is_file()
+    assert process.wait(15) == 0
+    process = activated()
+    until(lambda: served(locate().socket))
+    until(lambda: waiters() == 3)
+    until(lambda: len(double.starts()) == 2)
+    assert sorted(job.state for job in status().jobs) == ["queued", "queued", "running"]
+    later.touch()
+    assert len({each.path() for each in others}) == 3
+    process.terminate()
+    assert process.wait(15) == 0
 
 
 def test_nothing_is_taken_that_was_meant_for_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
