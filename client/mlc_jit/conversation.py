@@ -45,6 +45,9 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.05, 2.0
 PASSING = frozenset({"queue-full", "client-full", "user-full", "prewarm-full"})
 """Why a queue took no job now, and may take it in a moment."""
 
+UNSEEN = "unseen"
+"""Why a library is of no use: it lies where this process has nothing mounted."""
+
 OnProgress = Callable[[m.Progress], None]
 OnEnd = Callable[[int, m.Result | JitError], None]
 Then = Literal["answered", "elsewhere", "later"]
@@ -375,9 +378,12 @@ def visible(answer: m.Result, places: Locations) -> m.Result | StoreError:
     here = places.home / "model_lib" / Path(answer.path).name
     if here.exists():
         return dataclasses.replace(answer, path=os.fspath(here))
+    theirs = Path(answer.path).parent.parent
     return StoreError(
         f"The daemon's library {answer.path} can't be seen from this process, nor {here}.",
-        remedy=f"Mount the daemon's cache home at {places.home} here too, or set MLC_LLM_HOME to where it is mounted.",
+        remedy=f"Mount {theirs}, which is the daemon's cache home or a layer below it, at that path here too; or set "
+        "MLC_LLM_HOME to where the home is mounted.",
+        reason=UNSEEN,
         key=answer.key,
     )
 
@@ -389,6 +395,8 @@ def does_without(trouble: JitError) -> bool:
     """
     if settings.mode() == "require" or isinstance(trouble, BusyError):
         return False
+    if isinstance(trouble, StoreError) and trouble.reason == UNSEEN:
+        return True  # what this process makes in a home that both see is what the daemon hands out from then on
     if isinstance(trouble, StoreUnwritableError):
         return not trouble.key and trouble.reason != NO_HOME
     return isinstance(trouble, DaemonError) or trouble.reason == "internal"

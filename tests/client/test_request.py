@@ -17,7 +17,7 @@ import pytest
 
 from mlc_jit import api, channel
 from mlc_jit import messages as m
-from mlc_jit.conversation import visible
+from mlc_jit.conversation import does_without, visible
 from mlc_jit.errors import (
     AccessRefusedError,
     ConfigInvalidError,
@@ -252,6 +252,10 @@ def test_an_answer_that_cannot_be_seen_here_says_what_to_mount(tmp_path, monkeyp
     unseen = visible(answer, locate())
     assert isinstance(unseen, StoreError)
     assert "can't be seen" in str(unseen)
+    assert "Mount /elsewhere," in unseen.remedy
+    assert does_without(unseen)
+    monkeypatch.setenv("MLC_JITD", "require")
+    assert not does_without(unseen)
     (tmp_path / "model_lib").mkdir()
     (tmp_path / "model_lib" / "k-d.so").touch()
     seen = visible(answer, locate())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -88,6 +89,24 @@ def test_a_layer_that_is_away_is_named_under_readonly(
     monkeypatch.setenv("MLC_JIT_POLICY", "READONLY")
     with pytest.raises(NotCachedError, match=f"the layer {place.root}/share is not read: there is no folder"):
         jit(baked, {}, "cpu")
+
+
+def test_a_layer_that_only_the_daemon_sees_is_made_up_for_in_the_home(
+    baked: Path,
+    place: Place,
+    double: Double,
+    start_daemon: Callable[..., Daemon],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    start_daemon(MLC_JITD_LAYERS=f"{place.root}/baked")
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: f"{place.root}/baked" not in str(path) and exists(path))
+    for _ in range(3):
+        assert Path(jit(baked, {}, "cpu").model_lib_path).parent == place.library
+    assert len(double.starts()) == 2, "once where it was baked, once for the home"
+    (warning,) = [each.getMessage() for each in caplog.records if "going on without a daemon" in each.getMessage()]
+    assert f"Mount {place.root}/baked" in warning
 
 
 def test_damage_in_a_layer_is_named_under_readonly_and_compiled_over_else(
