@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import struct
 import sys
+import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +24,7 @@ from mlc_jit.variables import without_startup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from subprocess import Popen
 
     from mlc_jit.interrupt import Interrupt
 
@@ -34,6 +37,9 @@ ORIGINAL = "_mlc_jit_original"
 
 END_SECONDS = 10.0
 """How long ``mlc-jitd once`` may take to end its compile when nobody wants it any more."""
+
+LINGER_SECONDS = 1.0
+"""How long one is waited for that has answered. It may have to tidy up the cache, and does that alone."""
 
 _warned = False
 
@@ -96,7 +102,8 @@ def ask_once(
         raise DaemonUnavailableError(f"`mlc-jitd once` can't be started: {error}.", reason="once") from error
     assert process.stdin is not None
     assert process.stdout is not None
-    with process:
+    answered = False
+    with contextlib.closing(process.stdout):
         try:
             process.stdin.write(struct.pack(">I", len(payload)) + payload)
             while (reply := _reply(process.stdout, interrupt, deadline)) is not None:
@@ -105,19 +112,30 @@ def ask_once(
                 elif isinstance(reply, m.Failure):
                     raise reply.error()
                 elif isinstance(reply, kind):
+                    answered = True
                     return reply
         except BrokenPipeError:
             pass
         finally:
-            process.stdin.close()  # it ends what it is doing when nobody listens any more
-            process.stdin = None
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()  # it ends what it is doing when nobody listens any more
+            _end(process, answered=answered)
     raise DaemonUnavailableError(
         f"`mlc-jitd once` ended without an answer (exit status {process.returncode}).", reason="once"
     )
+
+
+def _end(process: Popen[bytes], *, answered: bool) -> None:
+    import subprocess  # noqa: PLC0415
+
+    try:
+        process.wait(LINGER_SECONDS if answered else END_SECONDS)
+    except subprocess.TimeoutExpired:
+        if answered:
+            threading.Thread(target=process.wait, name="mlc-jitd once", daemon=True).start()  # else it stays a zombie
+        else:
+            process.kill()
+            process.wait()
 
 
 def _absolute_home() -> dict[str, str]:

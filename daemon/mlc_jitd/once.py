@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
+import select
 import struct
 import sys
 import threading
@@ -48,7 +50,10 @@ NAMING_SECONDS = 2.0
 
 
 def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer) -> int:
-    """Answer one request; 0 when a library was handed out, 1 when not."""
+    """Answer one request; 0 when a library was handed out, 1 when not.
+
+    What there is to tidy up in the cache is done after the answer, for which nobody waits.
+    """
     asker = os.getppid()
     lock = threading.Lock()
 
@@ -73,7 +78,8 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
             reply(explained(request.id, work.explain(request.request), work.upstream.files, work.store.layer_of))
             return 0
         naming = _Naming(work, request) if settings.upstream_names else None
-        answer = _Once(work, lending, settings, asker, reply, stop, naming).answer(request)
+        listens = functools.partial(_listens, source)
+        answer = _Once(work, lending, settings, asker, listens, reply, stop, naming).answer(request)
     except JitError as error:
         reply(m.Failure.of(error, id=0))
         return 1
@@ -107,10 +113,17 @@ def _stop_with_asker(source: BinaryIO, stop: StopSignal) -> None:
     threading.Thread(target=watch, name="asker", daemon=True).start()
 
 
+def _listens(source: BinaryIO) -> bool:
+    """Whether who asked still holds the other end of the pipe; else its pid is another's by now, its parent's even."""
+    poll = select.poll()
+    poll.register(source, 0)
+    return not any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
 class _Naming:
     """Puts what is compiled here under upstream's names, too.
 
-    Who asked waits for the end of this process: the toolchain is asked for the names while the compile runs.
+    The toolchain is asked for the names while the compile runs.
     """
 
     def __init__(self, work: Work, request: m.JitRequest) -> None:
@@ -152,6 +165,7 @@ class _Once:
     lending: Lending
     settings: Settings
     asker: int
+    listens: Callable[[], bool]
     reply: Callable[[m.Message], None]
     stop: StopSignal
     naming: _Naming | None
@@ -171,7 +185,8 @@ class _Once:
                 continue
             if entry is None:  # upstream's own file
                 break
-            self.lending.lend(b"", self.asker, entry)
+            if self.listens():
+                self.lending.lend(b"", self.asker, entry)
             made = answer.source != "hit" and os.path.lexists(entry.path)
             if made or self.work.store.still(entry) or not again:
                 break
