@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlc_jit import services
+from mlc_jit import autostart, services
 from mlc_jit.locations import locate
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +89,19 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
         found = services.installed(platform=platform)
         assert found is not None
         assert (found.socket, found.home, found.python) == (str(places.socket), str(odd), sys.executable)
+
+
+def test_the_users_file_is_found_by_a_daemon_that_is_started_elsewhere(tmp_path, monkeypatch):
+    """A service, or a daemon that detaches itself, runs in another folder and with few variables."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("MLC_JITD_CONFIG", "here.toml")
+    for variables in (autostart._environment(locate()), services.environment(locate())):
+        assert variables["XDG_CONFIG_HOME"] == str(tmp_path / "config")
+        assert variables["MLC_JITD_CONFIG"] == str(tmp_path / "here.toml")
+    assert autostart._is_ours("XDG_CONFIG_HOME"), "systemd-run passes it on"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "config")
+    assert "XDG_CONFIG_HOME" not in services.environment(locate())
 
 
 def test_a_strange_name_reaches_the_daemon_whole(tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def _managed(command: list[str]) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith(("MLC_", "XDG_CACHE", "PYTHON")) or name in ("HOME", "PATH", "LANG")
+    return name.startswith(("MLC_", "XDG_CACHE", "XDG_CONFIG", "PYTHON")) or name in ("HOME", "PATH", "LANG")
 
 
 def manager_environment() -> dict[str, str]:
@@ -192,6 +192,8 @@ def _command(places: Locations) -> list[str]:
 def _environment(places: Locations) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_THE_DAEMON}
     env["MLC_LLM_HOME"] = os.fspath(places.home)
+    if env.get("MLC_JITD_CONFIG"):
+        env["MLC_JITD_CONFIG"] = os.path.abspath(env["MLC_JITD_CONFIG"])  # noqa: PTH100 - it runs in another folder
     if "PYTHONPATH" in env:
         env["PYTHONPATH"] = without_startup(env["PYTHONPATH"])
     return env

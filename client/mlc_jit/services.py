@@ -63,6 +63,8 @@ def environment(places: Locations, environ: Mapping[str, str] | None = None) -> 
     """The variables that lead the daemon to the same places as the clients of this environment."""
     env = os.environ if environ is None else environ
     carried = {name: os.path.abspath(env[name]) for name in CARRIED if env.get(name)}  # noqa: PTH100 - text stays text
+    if env.get("XDG_CONFIG_HOME", "").startswith("/"):  # by its standard a relative one counts for nothing
+        carried["XDG_CONFIG_HOME"] = env["XDG_CONFIG_HOME"]
     return {"MLC_LLM_HOME": os.fspath(places.home), **carried}
 
 

@@ -207,12 +207,14 @@ class Found:
         values: Each with its origin, in the order of the fields.
         files: Every file that is looked for, and whether it is there; the later beats the earlier.
         slips: What is wrong, each with its remedy; the next best value serves.
+        in_files: Those of them that somebody wrote into a file.
     """
 
     settings: Settings
     values: tuple[Value, ...]
     files: tuple[tuple[Path, bool], ...]
     slips: tuple[RequestError, ...]
+    in_files: tuple[RequestError, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,7 @@ def gather(environ: Mapping[str, str] | None = None, *, flags: Mapping[str, str]
     fields = {each.name: each for each in dataclasses.fields(Settings)}
     found = {name: Value(name, each.default, "default", "") for name, each in fields.items()}
     slips: list[RequestError] = []
+    elsewhere: list[RequestError] = []
     files = []
     given: list[_Given] = []
     for path in files_of(env):
@@ -239,18 +242,19 @@ def gather(environ: Mapping[str, str] | None = None, *, flags: Mapping[str, str]
         keys = _read(path, slips, named=named)
         files.append((path, keys is not None))
         given += _of_file(path, keys or {}, slips)
-    given += _of_variables(env, slips)
+    given += _of_variables(env, elsewhere)
     given += [_Given(name, text, "flag", flag(name), f"{flag(name)} {text}") for name, text in (flags or {}).items()]
     for each in given:
         try:
             value = fields[each.name].metadata["kind"].read(each.text)
         except ValueError as error:
             remedy = "Correct or remove it." if each.origin == "file" else f"Correct or unset {each.source}."
-            slips.append(RequestError(f"{each.shown} must be {error}.", remedy=remedy))
+            where = slips if each.origin == "file" else elsewhere
+            where.append(RequestError(f"{each.shown} must be {error}.", remedy=remedy))
         else:
             found[each.name] = Value(each.name, value, each.origin, each.source)
     settings = Settings(**{name: each.value for name, each in found.items()})
-    return Found(settings, tuple(found.values()), tuple(files), tuple(slips))
+    return Found(settings, tuple(found.values()), tuple(files), (*slips, *elsewhere), tuple(slips))
 
 
 def flag(name: str) -> str:
@@ -262,7 +266,8 @@ def files_of(env: Mapping[str, str]) -> tuple[Path, ...]:
     """The files that an environment leads to, whether they are there or not; the later beats the earlier."""
     if env.get(CONFIG):
         return (Path(env[CONFIG]),)
-    base = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME", "").startswith("/") else "")
+    named = env.get("XDG_CONFIG_HOME", "")
+    base = named if named.startswith("/") else f"{env['HOME']}/.config" if env.get("HOME", "").startswith("/") else ""
     return (HOST_FILE, Path(base) / "mlc-jitd" / "config.toml") if base else (HOST_FILE,)
 
 

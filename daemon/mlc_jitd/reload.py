@@ -37,7 +37,10 @@ class Reload:
         self._takers = takers
 
     def __call__(self) -> None:
-        """Do it. A slip anywhere means that nothing changes: half of what somebody wrote is not what they want."""
+        """Do it. A slip in a file means that nothing changes: half of what somebody wrote is not what they want.
+
+        One in a variable or flag has been there since the start, and no reload can mend it: it is passed over again.
+        """
         notify.send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
         try:
             self._reload()
@@ -47,8 +50,11 @@ class Reload:
     def _reload(self) -> None:
         found = self._read()
         for slip in found.slips:
+            if slip not in found.in_files:
+                logger.warning("%s It is passed over. %s", slip.message, slip.remedy)
+        for slip in found.in_files:
             logger.error("%s %s", slip.message, slip.remedy)
-        if found.slips:
+        if found.in_files:
             logger.error("the settings stay as they were")
             return
         new = found.settings

@@ -17,6 +17,10 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
+LARGEST = 1 << 63
+"""What no number reaches: more than a file system's own counters hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A sort of value.
@@ -39,8 +43,9 @@ def number(kind: type, least: float) -> Kind:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not least <= value < float("inf"):
-            raise ValueError(f"{whole} of at least {least:g}")
+        if value is None or not least <= value < LARGEST:
+            most = f" and below {LARGEST:.0e}" if value is not None and value >= LARGEST else ""
+            raise ValueError(f"{whole} of at least {least:g}{most}")
         return value
 
     return Kind(read, lambda value: f"{value:.12g}")
@@ -89,7 +94,10 @@ def _size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError("a size such as 512 MiB or 20 GiB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    size = float(match[1]) * UNITS[match[2].upper()]
+    if size >= LARGEST:
+        raise ValueError(f"a size below {LARGEST >> 60} EiB")
+    return int(size)
 
 
 def _shown_size(count: int) -> str:

@@ -16,6 +16,7 @@ from harness.daemons import until
 from mlc_jit.errors import RequestError
 from mlc_jitd import config, values
 from mlc_jitd.config import Settings, gather
+from mlc_jitd.reload import Reload
 from mlc_jitd.upkeep.config import markdown
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,32 @@ def test_a_misspelt_variable_is_a_slip_and_a_strange_one_is_not():
     (slip,) = gather({"MLC_JITD_MAX_QUEUE": "1", "MLC_JITD_SOMETHING_NEW": "1", "MLC_JITD_JOB": "x"}).slips
     assert "MLC_JITD_MAX_QUEUE is no setting" in str(slip)
     assert "MLC_JITD_MAX_QUEUED" in str(slip)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + " GiB", "9000000 TiB"])
+@pytest.mark.parametrize("name", ["MLC_JITD_MAX_SIZE", "MLC_JITD_JOBS"])
+def test_a_number_beyond_all_bounds_is_a_slip_like_any_other(name, text):
+    (slip,) = gather({name: text}).slips
+    assert name in slip.message
+
+
+def test_a_reload_is_refused_for_a_slip_in_a_file_alone(files, caplog):
+    _, user, env = files
+    env["MLC_JITD_SILENCE_SECOND"] = "5"  # a client's, passed over since the start
+    user.write_text("jobs = 1\n")
+    taken = []
+    reload = Reload(gather(env).settings, lambda: gather(env), {"jobs": lambda new: taken.append(new.jobs)})
+    user.write_text("jobs = 3\n")
+    reload()
+    assert taken == [3]
+    assert "MLC_JITD_SILENCE_SECOND is no setting. It is passed over." in caplog.text
+    user.write_text("jobs = 4\nwarm = 'perhaps'\n")
+    reload()
+    assert taken == [3]
+
+
+def test_a_relative_config_home_counts_for_nothing():
+    assert config.files_of({"XDG_CONFIG_HOME": "here", "HOME": "/h"})[1] == Path("/h/.config/mlc-jitd/config.toml")
 
 
 def test_no_variable_of_the_clients_is_taken_for_a_misspelt_setting():
