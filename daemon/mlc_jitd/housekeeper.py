@@ -165,6 +165,7 @@ class Housekeeper(Onlooker):
             self._flush: (now + FLUSH_SECONDS, lambda: FLUSH_SECONDS),
             self._renew: (now + RENEW_SECONDS, lambda: RENEW_SECONDS),
             self._recall: (now + RECALLED_SECONDS, lambda: RECALLED_SECONDS),
+            self._trim: (now + FIRST_SECONDS, lambda: RECALLED_SECONDS),
             self._collect: (now + FIRST_SECONDS, self._every),
         }
         while not self._ending.is_set():
@@ -196,6 +197,10 @@ class Housekeeper(Onlooker):
 
     def _recall(self) -> None:
         self._lending.uses.flush(_keys(self._lending.leases.held()))
+
+    def _trim(self) -> None:
+        """Kernels within their bound, which may be a new one; also where none are made any more."""
+        self._collector.kernels.trim(self._settings.kernel_bytes)
 
     def _collect(self) -> None:
         self._asked = False
@@ -234,12 +239,14 @@ def make_room(collector: Collector, asks: Asks, settings: Settings, need: int) -
         logger.warning("no room could be made: %s", error.message)
         return False
     tell(done)
-    return bool(done.removed)
+    return bool(done.removed or done.kernels)
 
 
 def tell(done: Collection, *, again: bool = False) -> None:
     """Say in the log what a collection did, if it did anything or should have; ``again``: the latter is known."""
     gone = [each for each in done.plan.removals if each.candidate.artifact in done.removed]
+    if done.kernels:
+        logger.info("kernels removed for room: %s", size(done.kernels))
     if gone:
         logger.info("collected %d, %s, in %s", len(gone), size(done.freed), duration(done.seconds))
     for each in gone[:LOGGED]:

@@ -93,7 +93,7 @@ def summary(report: dict[str, Any]) -> str:
     """What was done, and whether the bounds hold now."""
     count, left = len(report["removed"]), len(report["kept"])
     if not count + left:
-        return "The cache is empty."
+        return f"The cache is empty.{_kernels(report)}"
     rules = report["rules"]
     holds = f"{_counted(left, 'library', 'libraries')}, {size(report['after'])}"
     if rules["max_size"] is not None:
@@ -105,11 +105,19 @@ def summary(report: dict[str, Any]) -> str:
         text = f"Nothing to remove: {holds}."
     if report["remains"]:
         text += f" {_counted(report['remains'], 'leftover', 'leftovers')} removed too."
+    text += _kernels(report)
     if report["over"]:
         text += f" That is {size(report['over'])} too much: {_KEPT}."
     if report["free"] is not None:
         text += f" {size(report['free'] + report['freed'])} free on the disk"
         text += f", {size(report['short'])} too little: {_KEPT}." if report["short"] else "."
+    return text
+
+
+def _kernels(report: dict[str, Any]) -> str:
+    text = f" Kernels take {size(report['kernels'])} more." if report["kernels"] else ""
+    if report["kernels_freed"]:
+        text += f" {size(report['kernels_freed'])} of kernels {'would go' if report['dry_run'] else 'went'} for room."
     return text
 
 

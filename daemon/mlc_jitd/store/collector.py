@@ -22,6 +22,7 @@ from mlc_jitd.store.collected import LastCollection
 from mlc_jitd.store.collection import DAY, Candidate, Decision, Facts, Plan, Rules, plan
 from mlc_jitd.store.files import sync_folder
 from mlc_jitd.store.inventory import UNREADABLE, Inventory, manifest_of
+from mlc_jitd.store.kernels import KernelStore
 from mlc_jitd.store.layout import is_key
 from mlc_jitd.store.locks import is_held
 from mlc_jitd.store.reserve import Reserve
@@ -66,6 +67,7 @@ class Collection:
         facts: As they were when it was planned.
         removed: The artifacts that are gone.
         freed: Their bytes.
+        kernels: Bytes of kernels that were removed before, since the disk was short of room.
         remains: Files of keys that are gone, and old damage, that were removed.
         seconds: How long it took.
         stopped: Whether it was ended before its end.
@@ -79,6 +81,7 @@ class Collection:
     remains: int
     seconds: float
     stopped: bool = False
+    kernels: int = 0
 
 
 class Collector:
@@ -110,6 +113,7 @@ class Collector:
         self._upstream = UpstreamNames(store.layout, free=free, clock=clock)
         self._copied: dict[str, int] = {}
         self.library = store.layout.library
+        self.kernels = KernelStore(self.library, limit=0)
         self.reserve = Reserve(self._layout.library / ".reserve", free)
 
     def collect(
@@ -144,9 +148,13 @@ class Collector:
         with translated("look at the cache", self._layout.library):
             self._copied = self._copies()
             found = inventory.take(self._layout, self._uses.read(), self._copied, breathe)
+        room, kernels = self._room(), 0
+        if room is not None and rules.min_free is not None and room < rules.min_free:
+            kernels = self._drop_kernels(rules.min_free - room, dry=dry)
+            room += kernels
         facts = Facts(
             now=self._clock(),
-            free=self._room(),
+            free=room,
             leased=self._leases.held(),
             pinned=pinned or {},
             stale=stale or {},
@@ -176,7 +184,7 @@ class Collector:
             over, short = planned.over, planned.short
             collected.write(self._layout, LastCollection(self._clock(), len(gone), freed, over, short))
         seconds = time.monotonic() - began
-        return Collection(planned, rules, facts, frozenset(gone), freed, remains, seconds, stopped)
+        return Collection(planned, rules, facts, frozenset(gone), freed, remains, seconds, stopped, kernels)
 
     def keys(self) -> list[str]:
         """The keys that have a manifest."""
@@ -192,6 +200,11 @@ class Collector:
         for copy in self._upstream.names():
             found[copy.key] = found.get(copy.key, 0) + copy.size
         return found
+
+    def _drop_kernels(self, lack: int, *, dry: bool) -> int:
+        """Kernels go before libraries: each is made anew in less time, and none is handed out. Their bytes."""
+        there = self.kernels.totals().bytes
+        return min(lack, there) if dry else self.kernels.trim(max(0, there - lack))
 
     def _room(self) -> int | None:
         try:

@@ -85,7 +85,32 @@ class KernelStore:
                 os.utime(self._place(key), (now, now))
         added = sum(self._add(new / "kernels" / key, key, now) for key in (*report.made, *report.devices))
         if added:
-            self._trim()
+            self.trim(self._limit)
+
+    def trim(self, most: int) -> int:
+        """Remove the least recently used where there are too many; a compile that wanted one of them makes it anew.
+
+        Args:
+            most: Bytes that they may take; when they take more, some room below that is made.
+
+        Returns:
+            Bytes that were removed.
+        """
+        files = sorted(self._files(), key=lambda each: each[1].st_mtime)
+        before = size = sum(found.st_size for _, found in files)
+        if size <= most:
+            return 0
+        dropped = 0
+        for path, found in files:
+            if size <= most * LOW_WATER:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+                size -= found.st_size
+                dropped += 1
+        self._count("kernels_dropped", dropped)
+        logger.info("%d kernels dropped, the least recently used, to keep within %d bytes", dropped, most)
+        return before - size
 
     def gave_up(self) -> None:
         """A compile failed with its code generation taken over, and is run once more without."""
@@ -136,22 +161,6 @@ class KernelStore:
             remove_tree(place)
         except (OSError, ValueError):
             return
-
-    def _trim(self) -> None:
-        files = sorted(self._files(), key=lambda each: each[1].st_mtime)
-        size = sum(found.st_size for _, found in files)
-        if size <= self._limit:
-            return
-        dropped = 0
-        for path, found in files:
-            if size <= self._limit * LOW_WATER:
-                break
-            with contextlib.suppress(OSError):
-                path.unlink()
-                size -= found.st_size
-                dropped += 1
-        self._count("kernels_dropped", dropped)
-        logger.info("%d kernels dropped, the least recently used, to keep within %d bytes", dropped, self._limit)
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for folder in _entries(self.root):

@@ -10,7 +10,7 @@ from mlc_jitd.asks import Asks
 from mlc_jitd.bounds import rules_of
 from mlc_jitd.config import Settings, flag
 from mlc_jitd.lending import leases_here
-from mlc_jitd.store import Collector, Store, Uses
+from mlc_jitd.store import Collector, KernelStore, Store, Uses
 from mlc_jitd.store.collection import explain
 
 if TYPE_CHECKING:
@@ -49,11 +49,12 @@ def run(arguments: argparse.Namespace, _tell: Tell) -> Any:
     done = Collector(store, leases, Uses(store.layout.used)).collect(
         rules_of(settings, store.layout.library), pinned=asks.protected(), stale=asks.stale(), dry=arguments.dry_run
     )
-    return report(done, manifests, home=str(store.layout.home), dry=arguments.dry_run)
+    kernels = KernelStore(store.layout.library, limit=0).totals().bytes
+    return report(done, manifests, home=str(store.layout.home), dry=arguments.dry_run, kernels=kernels)
 
 
-def report(done: Collection, manifests: dict[str, Manifest], *, home: str, dry: bool) -> dict[str, Any]:
-    """A collection as JSON values; sizes in bytes, times in seconds."""
+def report(done: Collection, manifests: dict[str, Manifest], *, home: str, dry: bool, kernels: int) -> dict[str, Any]:
+    """A collection as JSON values; sizes in bytes, times in seconds. ``kernels``: what they take now."""
 
     def row(each: Decision) -> dict[str, Any]:
         manifest = manifests.get(each.candidate.key)
@@ -89,6 +90,8 @@ def report(done: Collection, manifests: dict[str, Manifest], *, home: str, dry: 
         "over": done.plan.over,
         "short": done.plan.short,
         "remains": done.remains,
+        "kernels": kernels,
+        "kernels_freed": done.kernels,
         "removed": [row(each) for each in gone],
         "kept": [row(each) for each in sorted(kept, key=lambda each: -each.candidate.used)],
     }

@@ -305,6 +305,33 @@ def test_the_floor_is_kept(here: Home, publish: Publish):
     assert (done.plan.short, here.names()) == (93, set())
 
 
+def kernels(here: Home, count: int, size: int = 100) -> None:
+    for number in range(count):
+        path = here.store.layout.library / ".kernels" / "00" / f"{number:064x}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"k" * size)
+        os.utime(path, (number, number))
+
+
+def test_kernels_go_before_libraries_for_the_floor(here: Home, publish: Publish):
+    publish(here.store, key=key(1))
+    kernels(here, 3)
+    here.room = 900
+    dry = here.collector.collect(Rules(min_free=1000), dry=True)
+    assert (dry.kernels, dry.removed, here.collector.kernels.totals().kernels) == (100, frozenset(), 3)
+    done = here.collector.collect(Rules(min_free=1000))
+    assert done.removed == frozenset()
+    assert done.kernels >= 100
+    assert done.plan.short == 0
+    assert not (here.store.layout.library / ".kernels/00" / f"{0:064x}").exists(), "the least recently used"
+    assert here.collector.kernels.totals().kernels >= 1
+    here.room = 1000
+    assert here.collector.collect(Rules(min_free=1000)).kernels == 0
+    here.room = 0
+    assert here.collect(Rules(min_free=1000)) == [key(1)]
+    assert here.collector.kernels.totals().kernels == 0
+
+
 def test_a_collection_can_be_ended(here: Home, publish: Publish, monkeypatch: Any):
     monkeypatch.setattr(room, "SLICE", 1)
     for number in range(4):
