@@ -48,6 +48,7 @@ class Question:
     system_lib_prefix: str | None = None
     overrides: str = "{}"
     environment: str = "{}"
+    acceleration: Literal["", "off"] = ""
 
     @classmethod
     def of(cls, request: JitRequest) -> Question:
@@ -62,6 +63,7 @@ class Question:
             environment=_text(
                 {name: value for name, value in request.environment.items() if name in PASSED or is_keyed(name)}
             ),
+            acceleration=request.acceleration,
         )
 
     def request(self, config: bytes, folder: str) -> JitRequest:
@@ -76,6 +78,7 @@ class Question:
             python=self.python,
             toolchain=self.toolchain,
             environment=json.loads(self.environment),
+            acceleration=self.acceleration,
             prewarm=True,
         )
 
@@ -85,8 +88,8 @@ class Question:
         return " ".join(word for word in (self.device, self.opt, *given) if word)
 
     def shape(self) -> Question:
-        """The question without its environment, most of which changes nothing."""
-        return dataclasses.replace(self, environment="{}")
+        """The question without what changes no key: how it is compiled, and most of its environment."""
+        return dataclasses.replace(self, environment="{}", acceleration="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ def test_a_question_comes_back_as_the_request_that_it_was() -> None:
     request = JitRequest(
         config=b"{}", model_path="/m", overrides={"a": 1, "b": True, "c": 0.5, "d": "x"}, opt="O1", device="cuda:1",
         system_lib_prefix="p", python="/py", toolchain="tvm", environment={"PATH": "/bin"},
+        acceleration="off",
     )  # fmt: skip
     again = Question.of(request).request(b"{}", "/m")
     assert again == replace(request, prewarm=True)
