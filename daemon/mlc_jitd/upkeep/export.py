@@ -81,7 +81,7 @@ def _write(output: Path, chosen: list[tuple[Manifest, Path]]) -> int:
         descriptor, draft = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name[:80]}.")
         with os.fdopen(descriptor, "wb") as file:
             size = archive.write(file, chosen)
-            os.fchmod(descriptor, 0o644)
+            os.fchmod(descriptor, 0o666 & ~_umask())
             archive.sync(file)
         os.replace(draft, output)  # noqa: PTH105 - a text path
     except archive.ArchiveError as error:
@@ -97,3 +97,10 @@ def _write(output: Path, chosen: list[tuple[Manifest, Path]]) -> int:
             with contextlib.suppress(OSError):
                 os.unlink(draft)  # noqa: PTH108
     return size
+
+
+def _umask() -> int:
+    """The caller's; a temporary file is made without asking it. Not for a process with several threads."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import threading
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_damage_is_not_exported_and_leaves_the_old_file(made: Made, mlc_jit: Mlc
     assert out.read_bytes() == before
     assert sorted(path.name for path in place.root.glob("*.tar*")) == ["out.tar"]
     assert list(place.root.glob(".out*")) == []
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_who_may_read_the_file_is_what_its_maker_wants(
+    mask: int, mode: int, made: Made, mlc_jit: MlcJit, place: Place
+) -> None:
+    made("one")
+    before = os.umask(mask)
+    try:
+        out = exported(mlc_jit, place)
+    finally:
+        os.umask(before)
+    assert out.stat().st_mode & 0o777 == mode
 
 
 def test_a_place_that_can_not_be_written(made: Made, mlc_jit: MlcJit, place: Place) -> None:
