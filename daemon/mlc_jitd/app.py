@@ -192,9 +192,10 @@ def run(
 
 
 def _naming(engine: Engine, work: Work, settings: Settings) -> Naming:
-    naming = Naming(work.upstream, engine.counters)
+    naming = Naming(work.upstream)
     if settings.upstream_names:
         engine.onlookers.append(naming)
+        engine.addenda.append(naming.complete)
         naming.start()
     return naming
 

@@ -6,19 +6,20 @@ where it is not remembered. What does not belong here: which names, and when not
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import JitError
+from mlc_jit.messages import Status
 from mlc_jitd.engine import Onlooker
 from mlc_jitd.store import Found
+from mlc_jitd.tally import Tally
 
 if TYPE_CHECKING:
-    from collections import Counter
-
-    from mlc_jit.messages import JitRequest
+    from mlc_jit.messages import JitRequest, Message
     from mlc_jitd.identity import Identity
     from mlc_jitd.server import Peer
     from mlc_jitd.store import Entry
@@ -39,12 +40,11 @@ class Naming(Onlooker):
 
     Args:
         upstream: Does it.
-        counters: Told how often what became of a name.
     """
 
-    def __init__(self, upstream: Upstream, counters: Counter[str]) -> None:
+    def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._counters = counters
+        self._tally = Tally()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="naming")
         self._closed = False
         self._asked: OrderedDict[str, list[JitRequest]] = OrderedDict()
@@ -58,6 +58,12 @@ class Naming(Onlooker):
         """Begin nothing more. What was not done is done when the entry is next handed out by a fresh daemon."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def complete(self, message: Message) -> Message:
+        """A status with how often what became of a name."""
+        if not isinstance(message, Status):
+            return message
+        return dataclasses.replace(message, counters=message.counters | self._tally.read("upstream_"))
 
     def looked_up(self, peer: Peer, request: JitRequest, found: LookUp) -> None:
         """See ``Onlooker``."""
@@ -85,7 +91,7 @@ class Naming(Onlooker):
         try:
             self._pool.submit(self._place, request, identity, entry, again=again)
         except RuntimeError:  # closed, or no thread to be had
-            self._counters["upstream_failed"] += 1
+            self._tally.add("failed")
 
     def _place(self, request: JitRequest, identity: Identity, entry: Entry, *, again: bool) -> None:
         """Do it; an entry that has a name already gets no other one for a hit: that could mean to import a compiler."""
@@ -93,14 +99,14 @@ class Naming(Onlooker):
             if not again and self._upstream.files.named(entry.key):
                 return
             for placed in self._upstream.place(request, identity, entry).values():
-                self._counters[f"upstream_{placed.replace('-', '_')}"] += 1
+                self._tally.add(placed.replace("-", "_"))
         except (JitError, OSError) as error:
             if self._closed:
                 return  # the compiler that was being asked was ended
-            self._counters["upstream_failed"] += 1
+            self._tally.add("failed")
             logger.warning("%s was not put under upstream's name: %s", entry.key[:12], error)
         except Exception:
-            self._counters["upstream_failed"] += 1
+            self._tally.add("failed")
             logger.exception("%s was not put under upstream's name", entry.key[:12])
 
     def _sweep(self) -> None:

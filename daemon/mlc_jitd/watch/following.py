@@ -67,7 +67,7 @@ class Following:
         The keys are worked out before anything is noted: a change that does not reach a key makes it never stale.
         """
         watcher = self._watcher
-        watcher.counters["changed"] += 1
+        watcher.tally.add("changed")
         watcher.subscribers.tell("back" if back else "changed", folder=held.path, detail=f"config {found.config[:12]}")
         logger.info("the config in %s %s", held.path, "is back" if back else "changed")
 
@@ -108,7 +108,7 @@ class Following:
                 self._want(Wanted(folder=held.path, question=ask.question, keep=ask.keep, request=request))
 
     def _want(self, wanted: Wanted) -> None:
-        self._watcher.counters["prewarms"] += 1
+        self._watcher.tally.add("prewarms")
         self._watcher.subscribers.tell("prewarming", folder=wanted.folder, detail=wanted.question.label())
         self._background.add(wanted)
 
@@ -117,7 +117,7 @@ class Following:
             return
         watcher = self._watcher
         if isinstance(answer, m.Failure):
-            watcher.counters["prewarm_failures"] += 1
+            watcher.tally.add("prewarm_failures")
             logger.warning("%s on %s is not there: %s", wanted.folder, wanted.question.label(), answer.message)
             watcher.subscribers.tell("failed", folder=wanted.folder, key=answer.key, detail=answer.message)
             return
@@ -153,5 +153,5 @@ class Following:
 
     def _tell_failure(self, what: str, error: JitError) -> None:
         logger.warning("%s is not pre-warmed: %s", what, error)
-        self._watcher.counters["prewarm_failures"] += 1
+        self._watcher.tally.add("prewarm_failures")
         self._watcher.subscribers.tell("failed", folder=what, detail=error.message)

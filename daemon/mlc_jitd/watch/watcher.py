@@ -13,7 +13,6 @@ import queue
 import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from mlc_jit import messages as m
 from mlc_jit.errors import JitError, StoreError
 from mlc_jitd.asks import GONE, UNSEEN, Asks, Folder, Question, digest
 from mlc_jitd.engine import Onlooker
+from mlc_jitd.tally import Tally
 from mlc_jitd.watch import judge
 from mlc_jitd.watch.arming import CHECK_SECONDS, SCAN_SECONDS, Arming, Watched
 from mlc_jitd.watch.following import Following
@@ -75,7 +75,7 @@ class Watcher(Onlooker):
         self._engine = engine
         self._work = work
         self._asks = asks
-        self.counters: Counter[str] = Counter()
+        self.tally = Tally()
         self.subscribers = Subscribers(engine.reply)
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._folders: dict[str, Watched] = {}
@@ -83,7 +83,7 @@ class Watcher(Onlooker):
         self._looks = Looks(lambda held, found: self.post(self._found, held, found))
         self.asker = Lane("watch-asker")
         self._poked: set[str] = set()
-        self._losses: Counter[str] = Counter()
+        self._losses = Tally()
         self._events = Events(self._poke, self._lose)
         self._arming = Arming(self._events)
         self._unarmed = False
@@ -165,8 +165,7 @@ class Watcher(Onlooker):
         return tuple(rows)
 
     def _counted(self) -> dict[str, int]:
-        counted = {f"watch_{name}": count for name, count in self.counters.items()}
-        counted |= {f"watch_lost_{why.replace(' ', '_')}": count for why, count in self._losses.items()}
+        counted = self.tally.read("watch_") | self._losses.read("watch_lost_")
         counted |= {"watch_remade": self._events.remade, "watch_listeners": len(self.subscribers)}
         return {**counted, "watch_folders": len(self._folders), "watch_events_on": self._events.watched}
 
@@ -182,7 +181,7 @@ class Watcher(Onlooker):
 
     def _lose(self, why: str) -> None:
         """Events may have been lost."""
-        self._losses[why] += 1
+        self._losses.add(why.replace(" ", "_"))
         if not self._lost_why:
             self._lost_why = why
             self.post(_nothing)  # wakes the thread
@@ -199,7 +198,7 @@ class Watcher(Onlooker):
                 handler(*arguments)
                 self._on_time()
             except Exception:
-                self.counters["errors"] += 1
+                self.tally.add("errors")
                 logger.exception("watching: %s failed", handler.__name__)
         self._events.close()
         for each in (self._looks, self.asker):
@@ -273,7 +272,7 @@ class Watcher(Onlooker):
         if stale != self._stale:
             for word, keys in (("stale", stale - self._stale), ("current", self._stale - stale)):
                 for key in sorted(keys):
-                    self.counters[word] += 1
+                    self.tally.add(word)
                     self.subscribers.tell(word, key=key, folder=path)
             # Asked for again, such a key must come by here, so it may not be answered from memory.
             self._engine.forget(stale - self._stale)
@@ -284,7 +283,7 @@ class Watcher(Onlooker):
 
     def _happened(self, folder: str) -> None:
         self._poked.discard(folder)
-        self.counters["events"] += 1
+        self.tally.add("events")
         for path in self._arming.paths(folder):
             held = self._folders.get(path)
             if held is not None:
@@ -296,7 +295,7 @@ class Watcher(Onlooker):
         why, self._lost_why = self._lost_why, ""
         logger.info("events may have been lost (%s): every model folder is looked at", why)
         self.subscribers.tell("lost", detail=why)
-        self.counters["rescans"] += 1
+        self.tally.add("rescans")
         for held in self._folders.values():
             held.due(thoroughly=True)
 
@@ -335,7 +334,7 @@ class Watcher(Onlooker):
         if self._folders.get(held.path) is not held:
             return
         anew = found is not held.last
-        self.counters["looks"] += anew
+        self.tally.add("looks", anew)
         before = held.state.config
         held.last = found
         held.state, verdict = judge.looked(
@@ -348,7 +347,7 @@ class Watcher(Onlooker):
             case "seen":
                 self.change(held.path, lambda folder: folder.saw(found.config, now=time.time()))
             case "gone":
-                self.counters["gone"] += 1
+                self.tally.add("gone")
                 self.subscribers.tell("gone", folder=held.path)
                 logger.info("%s is gone", held.path)
                 self.change(held.path, lambda folder: folder.saw(GONE, now=time.time()))

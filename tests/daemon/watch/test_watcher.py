@@ -87,7 +87,7 @@ def test_a_folder_that_hangs_holds_no_other(world: World, place: Place, monkeypa
     key = (other / CONFIG).read_bytes().hex()
     (other / CONFIG).write_text('{"name": "new"}')
     until(lambda: key in world.forgotten, what="the change to be noticed")
-    assert world.watcher._losses["a look hangs"] == 1
+    assert world.watcher._losses.read() == {"a_look_hangs": 1}
     gate.set()
     until(lambda: world.manner(hung) == "events", what="the folder to be watched again")
 
@@ -117,7 +117,10 @@ def test_a_daemon_whose_observer_dies_goes_on(world: World, place: Place) -> Non
     world.ask(folder)
     until(lambda: world.manner(folder) == "events" and world.watcher._events.watched, what="it to be watched")
     world.watcher._events._running.close()
-    until(lambda: world.watcher._losses["observer died"] and world.watcher._events.watched, what="another observer")
+    until(
+        lambda: "observer_died" in world.watcher._losses.read() and world.watcher._events.watched,
+        what="another observer",
+    )
     key = (folder / CONFIG).read_bytes().hex()
     (folder / CONFIG).write_text('{"name": "new"}')
     until(lambda: key in world.forgotten, what="the change to be noticed")
