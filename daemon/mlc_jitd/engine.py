@@ -514,6 +514,7 @@ class Engine:
                     self._enqueue(each)
                 case b.Promote():
                     self._queue.promote(each.key)
+                    self._jobs[each.key].stop.promote()
                 case b.Withdraw():
                     self._queue.withdraw(each.key)
                     self._forget(each.key)

@@ -177,7 +177,9 @@ class Driver:
         assert key not in self.running, "two compiles of one key"
         demand = self.held[key].demand
         now = self.capacity_now()
-        assert len(self.running) < fit.slots(now, self.figures).jobs, "more than the slots"
+        jobs = self.broker.jobs
+        beside = jobs[key].interactive and not any(jobs[job].interactive for job in self.running)
+        assert len(self.running) < fit.slots(now, self.figures).jobs + beside, "more than the slots"
         claims = {job: max(each.memory, self.touched[job]) for job, each in self.running.items()}
         rest = now.memory_available - sum(claims[job] - self.touched[job] for job in claims)
         fits = grant.memory <= rest and grant.memory + sum(claims.values()) <= now.memory_total

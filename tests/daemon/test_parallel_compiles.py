@@ -153,6 +153,28 @@ def test_interactive_overtakes_prewarm_and_lifts_what_it_joins(
     assert {name for name in ran if ran[name] == os.SCHED_IDLE} == {"m1", "m2"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a compile steps back by other means")
+def test_a_prewarm_that_runs_keeps_nobody_waiting_and_is_lifted_by_who_joins_it(
+    start_daemon: Callable[..., Daemon], double: Double, client: Clients
+) -> None:
+    start_daemon(MLC_JITD_JOBS="1")
+    teach(double, client)
+    gate = double.gate()
+    (prewarmed,) = models(double, 1, wait_for=gate)
+    asked = client.code(LISTEN, model=prewarmed, prewarm=True)
+    until(lambda: len(double.starts()) == 2)
+    pid = double.starts()[-1]
+    until(lambda: os.sched_getscheduler(pid) == os.SCHED_IDLE)
+    assert client.ask(double.model("urgent", vocab_size=1500)).path(), "beside it, on one slot"
+    joined = client.ask(prewarmed)
+    until(lambda: waiters() == 2)
+    if os.getuid() == 0:  # others may not leave the class; their groups and sessions are lifted
+        until(lambda: os.sched_getscheduler(pid) == os.SCHED_BATCH)
+    gate.touch()
+    assert joined.path()
+    asked.answer()
+
+
 def test_a_full_queue_says_so(start_daemon: Callable[..., Daemon], double: Double, client: Clients) -> None:
     """Of two places that may wait, one user gets one."""
     start_daemon(MLC_JITD_JOBS="1", MLC_JITD_MAX_QUEUED="2")

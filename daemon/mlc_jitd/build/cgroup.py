@@ -172,6 +172,18 @@ class Group:
     def __init__(self, entries: tuple[tuple[Path, tuple[str, ...]], ...]) -> None:
         self.entries = entries
 
+    def promote(self, cores: int) -> None:
+        """Give a job of the background the weight of one with so many cores that somebody waits for."""
+        for folder, holds in self.entries:
+            if "cgroup" in holds:
+                version: Version = 1 if (folder / "cpu.shares").exists() else 2
+                try:
+                    if (folder / "cpu.idle").exists():  # not before Linux 5.15
+                        _write(folder / "cpu.idle", 0)
+                    _weigh(folder, version, weight_of(cores))
+                except OSError as error:
+                    logger.warning("a compile that somebody waits for stays in the background: %s", error)
+
     def remove(self) -> None:
         """Remove it, behind the job's end. What is in it nevertheless came from the job, and is killed."""
         for folder, _ in self.entries:

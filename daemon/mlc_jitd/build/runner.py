@@ -26,7 +26,7 @@ from .text import clean_line, clean_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .cgroup import JobGroups
+    from .cgroup import Group, JobGroups
     from .limits import CommandLike, Limits, Status
     from .stop import StopSignal
 
@@ -120,7 +120,7 @@ def run(
     talk = _Talk(process, _job_text(message, command, limits, log), on_line)
     try:
         with _wake_pipe(stop) as wake:
-            talk.until_end(wake, lambda: stop.reason)
+            talk.until_end(wake, stop, group, limits)
     finally:
         talk.close(limits.grace)
         left = orphans.sweep(job, talk.tree) if talk.done is None else []
@@ -152,10 +152,11 @@ class _Talk:
         self.peak = 0
         self.noise = ""
 
-    def until_end(self, wake: int, reason: Callable[[], str | None]) -> None:
+    def until_end(self, wake: int, stop: StopSignal, group: Group | None, limits: Limits) -> None:
         """Until the supervisor has closed its report, died, or was silent for too long."""
         self._poll.register(wake, select.POLLIN)
         heard = time.monotonic()
+        background = limits.background
         while True:
             self._send()
             ready = self._poll.poll(1000)
@@ -165,7 +166,13 @@ class _Talk:
             for fd, _ in ready:
                 if fd == wake:
                     os.read(wake, 64)
-                    self._outgoing += f"stop {reason()}\n".encode("ascii")
+                    if stop.reason is not None:
+                        self._outgoing += f"stop {stop.reason}\n".encode("ascii")
+                    elif stop.promoted and background:
+                        background = False
+                        self._outgoing += b"promote\n"
+                        if group is not None:
+                            group.promote(limits.cores)
                 elif fd == self._report:
                     if not self._read():
                         return

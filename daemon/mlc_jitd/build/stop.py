@@ -1,4 +1,4 @@
-"""The way to stop a running job from another thread."""
+"""The way to stop a running job, or to have it step back less, from another thread."""
 
 from __future__ import annotations
 
@@ -22,12 +22,26 @@ class StopSignal:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reason: StopReason | None = None
+        self._promoted = False
         self._wake: Callable[[], None] | None = None
 
     @property
     def reason(self) -> StopReason | None:
         """Why the job was to stop, None while it was not."""
         return self._reason
+
+    @property
+    def promoted(self) -> bool:
+        """Whether somebody has come to wait for a job of the background."""
+        return self._promoted
+
+    def promote(self) -> None:
+        """Have a job that runs in the background go on as one that somebody waits for."""
+        with self._lock:
+            if not self._promoted:
+                self._promoted = True
+                if self._wake is not None:
+                    self._wake()
 
     def stop(self, reason: StopReason) -> None:
         """Wake `run()` at once; it returns when the process tree is gone."""
@@ -38,7 +52,7 @@ class StopSignal:
                     self._wake()
 
     def attach(self, wake: Callable[[], None]) -> None:
-        """For `run()`: have `wake` called at the stop, at once if that has been.
+        """For `run()`: have `wake` called at the stop or promotion, at once if that has been.
 
         Raises:
             RuntimeError: The signal already belongs to a running job.
@@ -47,7 +61,7 @@ class StopSignal:
             if self._wake is not None:
                 raise RuntimeError("this StopSignal already belongs to a running job; make one for each")
             self._wake = wake
-            if self._reason is not None:
+            if self._reason is not None or self._promoted:
                 wake()
 
     def detach(self) -> None:

@@ -26,12 +26,14 @@ class Room:
     """What is left beside the running jobs.
 
     Attributes:
+        background: How many of the running ones nobody waits for.
         memory: Bytes that nobody holds or uses; may be negative when others on the host took more.
         taken: Devices that a running job holds.
     """
 
     slots: Slots
     running: int
+    background: int
     unknown: int
     alone: bool
     memory: int
@@ -62,6 +64,7 @@ def room(capacity: Capacity, settings: Settings, running: Iterable[Running], use
     return Room(
         slots=slots(capacity, settings),
         running=len(running),
+        background=sum(not each.demand.interactive for each in running),
         unknown=sum(each.demand.memory is None for each in running),
         alone=any(each.demand.exclusive for each in running),
         memory=min(capacity.memory_available - untouched, capacity.memory_total - held),
@@ -123,7 +126,9 @@ def fit(
     """
     if left.alone or (demand.exclusive and not left.idle):
         return "exclusive"
-    if left.running >= left.slots.jobs:
+    # Those that nobody waits for step back from one that somebody does; memory is held for all of them.
+    beside = demand.interactive and left.background == left.running
+    if left.running >= left.slots.jobs + beside:
         return "slots"
     if demand.memory is None and left.unknown >= max(1, settings.unknown_at_once):
         return "unknown"

@@ -112,6 +112,19 @@ def test_a_job_gets_a_weight_and_a_limit(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_job_that_somebody_has_come_to_wait_for_gets_the_weight(tmp_path: Path, version: int) -> None:
+    own = v2(tmp_path / "own") if version == 2 else v1(tmp_path / "cpu", "cpu.shares")
+    group = JobGroups.open("auto", [own]).make(cores=2, background=True, memory=None)
+    assert group is not None
+    ((folder, _),) = group.entries
+    if version == 1:
+        (folder / "cpu.shares").touch()  # as the kernel makes it
+    group.promote(2)
+    weight = {"cpu.weight": "20"} if version == 2 else {"cpu.shares": "204"}
+    assert values(folder) == {"cpu.idle": "0", **weight}
+
+
 def test_without_a_memory_controller_the_weight_remains(tmp_path: Path) -> None:
     groups = JobGroups.open("auto", [v2(tmp_path / "own", controllers="cpu")])
     group = groups.make(cores=1, background=False, memory=1 << 30)

@@ -156,6 +156,34 @@ def test_steps_back(bench: Bench, background: bool, cores: int, policy: str, ses
         assert outcome.log_tail.rstrip().endswith(f"nice {session}")
 
 
+def test_a_job_that_somebody_has_come_to_wait_for_leaves_the_background(bench: Bench) -> None:
+    def told(line: str) -> None:
+        if line == "idle":
+            bench.stop.promote()
+
+    outcome = bench.run(
+        bench.script("""
+            import os, time
+            assert os.sched_getscheduler(0) == os.SCHED_IDLE
+            while "nice 0" in open("/proc/self/autogroup").read():
+                time.sleep(0.01)
+            print("idle", flush=True)
+            while "nice 7" not in open("/proc/self/autogroup").read():
+                time.sleep(0.01)
+            print(os.sched_getscheduler(0), os.getuid())
+        """),
+        told,
+        background=True,
+        cores=2,
+        total=8.0,
+    )
+    if outcome.status == "exited":  # else a kernel without autogroups
+        policy, uid = map(int, outcome.log_tail.split()[-2:])
+        assert policy == os.SCHED_BATCH or uid
+    else:
+        assert "idle" not in outcome.log_tail
+
+
 def test_total_limit(bench: Bench) -> None:
     outcome = bench.run(bench.command("sleep", "1000"), total=0.3)
     assert (outcome.status, outcome.signal) == ("timed-out", signal.SIGTERM)

@@ -81,6 +81,26 @@ def test_a_promoted_running_job_goes_on() -> None:
     assert queue.snapshot(0.0).running[0].demand.interactive
 
 
+def test_one_that_somebody_waits_for_starts_beside_those_that_nobody_does() -> None:
+    queue = Queue()
+    submit(queue, demand("p", interactive=False))
+    assert started(queue) == ["p"]
+    submit(queue, demand("q", interactive=False), demand("a"), demand("b"))
+    assert started(queue) == ["a"], "one"
+    queue.finished("p", 1.0)
+    assert started(queue) == []
+    queue.finished("a", 2.0)
+    assert started(queue) == ["b"]
+
+
+def test_memory_is_held_for_those_that_nobody_waits_for_too() -> None:
+    queue, small = Queue(), host(total=8 * GIB)
+    submit(queue, demand("p", interactive=False, memory=6 * GIB), capacity=small)
+    assert started(queue, small) == ["p"]
+    submit(queue, demand("a", memory=3 * GIB), capacity=small)
+    assert started(queue, small) == []
+
+
 def test_a_client_with_many_jobs_does_not_keep_one_with_few_waiting() -> None:
     queue = Queue()
     submit(queue, *(demand(f"a{n}", "A") for n in range(5)), demand("b0", "B"), demand("b1", "B"))

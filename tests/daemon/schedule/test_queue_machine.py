@@ -195,8 +195,8 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def never_more_than_the_slots(self) -> None:
         slots = self.queue.snapshot(self.now).slots
-        assert len(self.running) <= slots.jobs
-        if self.settings.jobs is None:
+        assert len(self.running) <= slots.jobs + 1, "one beside those that nobody waits for"
+        if self.settings.jobs is None and len(self.running) <= slots.jobs:
             assert sum(g.cores for _, g in self.running.values()) <= max(1.0, self.cores)
 
     @invariant()

@@ -47,6 +47,21 @@ def lower_io_priority(*, background: bool) -> bool:
     return int(_libc.syscall(ctypes.c_long(number), _IOPRIO_WHO_PROCESS, 0, priority)) == 0
 
 
+def leave_idle(pid: int) -> None:
+    """Put the threads of a process into SCHED_BATCH, as far as the kernel lets a user take that step back."""
+    if not LINUX:
+        return
+    try:
+        threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208  # no pathlib in here
+    except OSError:
+        return
+    for thread in threads:
+        try:
+            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+        except OSError:  # gone; or a user whose RLIMIT_NICE does not reach so far
+            continue
+
+
 def lower_autogroup(pid: int, nice: int) -> bool:
     """Lower the scheduling group of `pid`'s session: under sched_autogroup `nice` counts only inside of it.
 

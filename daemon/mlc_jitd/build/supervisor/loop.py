@@ -177,6 +177,12 @@ class Supervision:
             verb, _, reason = order.decode("ascii", "replace").partition(" ")
             if verb == "stop":
                 self._end("cancelled", reason, self._job.grace)
+            elif verb == "promote":
+                self._job.background = False
+                for process in tree.walk(os.getpid()):
+                    kernel.leave_idle(process.pid)
+                self._autogroups.clear()  # the next sample gives each session what somebody's compile has
+                self._sample_at = time.monotonic()
 
     def _reap(self) -> None:
         while True:
