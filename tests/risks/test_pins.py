@@ -121,19 +121,6 @@ def test_without_a_daemon(double: Double, mlc_jit: Run, place: Place) -> None:
     assert (nothing.returncode, "Nothing of" in nothing.stdout) == (0, True)
 
 
-def test_the_value_of_a_variable_that_only_its_user_named_is_written_nowhere(
-    daemon: Daemon, double: Double, mlc_jit: Run, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLC_JITD_PASS_ENV", "HF_TOKEN")
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    model = double.model()
-    said(mlc_jit("pin", model, "--device", "cpu", "--json"))
-    settle(model)
-    assert len(pins(place)) == 1
-    files = [each for each in place.cache.rglob("*") if each.is_file()]
-    assert [each for each in files if b"hf_secret" in each.read_bytes()] == []
-
-
 def test_pins_are_shown(daemon: Daemon, double: Double, mlc_jit: Run) -> None:
     model, gone = double.model(), double.model("gone", vocab_size=700)
     jit(gone, {}, "cpu")

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mlc_jit.messages import JitRequest, ToolchainChoice
-from mlc_jit.variables import PASSED, is_keyed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,11 +34,7 @@ GONE = "gone"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A request without its config; ``overrides`` and ``environment`` are JSON text, so that 1 and True differ.
-
-    Of the environment it has what is known to matter. What ``MLC_JITD_PASS_ENV`` added may be a secret, and this is
-    written to disk.
-    """
+    """A request without its config; ``overrides`` and ``environment`` are JSON text, so that 1 and True differ."""
 
     device: str
     python: str
@@ -60,9 +55,7 @@ class Question:
             opt=request.opt,
             system_lib_prefix=request.system_lib_prefix,
             overrides=_text(request.overrides),
-            environment=_text(
-                {name: value for name, value in request.environment.items() if name in PASSED or is_keyed(name)}
-            ),
+            environment=_text(request.environment),
             acceleration=request.acceleration,
         )
 

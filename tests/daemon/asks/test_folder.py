@@ -32,12 +32,6 @@ def test_a_question_comes_back_as_the_request_that_it_was() -> None:
     assert Question.of(replace(request, overrides={"a": 1})) != Question.of(replace(request, overrides={"a": True}))
 
 
-def test_a_variable_that_only_its_user_named_is_not_in_a_question() -> None:
-    environment = {"PATH": "/bin", "FLASHINFER_CUDA_ARCH_LIST": "8.0", "HF_TOKEN": "hf_secret"}
-    question = Question.of(JitRequest(config=b"{}", device="cpu", python="/py", environment=environment))
-    assert question.request(b"{}", "/m").environment == {"PATH": "/bin", "FLASHINFER_CUDA_ARCH_LIST": "8.0"}
-
-
 def test_what_is_asked_for_is_not_stale() -> None:
     assert stale([seen()]) == {}
     assert seen().current() == {"k1"}
