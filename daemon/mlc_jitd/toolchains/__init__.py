@@ -30,9 +30,8 @@ _TOOLCHAINS: dict[str, Toolchain] = {made.name: made for made in (MlcLlmToolchai
 _HERE = Path(__file__).parent
 
 _LINKING = _HERE / "kernels" / "inside"
-COMPILING_SOURCES: dict[str, tuple[Path, ...]] = {"mlc_llm": (_LINKING,), "tvm": (_LINKING, _HERE / "tvm" / "inside")}
-"""Our own code that decides what a library computes, and so belongs to the toolchain's fingerprint: what takes modules
-apart and links them is to give what the compiler gives, but a mistake in it must not outlive its mending."""
+COMPILING_SOURCES: dict[str, Path] = {"tvm": _HERE / "tvm" / "inside"}
+"""Our own code that decides what a library computes, and so belongs to the toolchain's fingerprint."""
 
 
 def toolchain(name: str) -> Toolchain:
@@ -45,8 +44,14 @@ def resolver(name: str) -> Path:
     return _HERE / name / "inside" / "resolve.py"
 
 
-def own_sources(name: str) -> tuple[str, dict[str, list[list[Any]]]]:
-    """Digest of our own code inside a toolchain, and its stamps."""
+def own_sources(name: str) -> tuple[list[str], dict[str, list[list[Any]]]]:
+    """Digests of our own code inside a toolchain, and the stamps to compare.
+
+    What takes modules apart and links them is to give what the compiler gives, but a mistake in it must not outlive its
+    mending: it counts for every toolchain. It has no stamps: with our package replaced, the daemon itself drains.
+    """
     stamps = probe.Stamps()
-    found = [probe.tree_digest(str(folder), stamps, sometimes=True) for folder in COMPILING_SOURCES[name]]
-    return "-".join(found), stamps.plain()
+    found = [probe.tree_digest(str(_LINKING), probe.Stamps(), sometimes=False)]
+    if folder := COMPILING_SOURCES.get(name):
+        found.append(probe.tree_digest(str(folder), stamps, sometimes=False))
+    return found, stamps.plain()
