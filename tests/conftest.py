@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -35,6 +36,14 @@ if os.environ.get("CI"):
 
 SWITCHES = ("MLC_JITD_TEST_", "MLC_JITD_SHARED")
 LEAKING = ("MLC_", "XDG_", "FLASHINFER_", "NOTIFY_SOCKET", "LISTEN_", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A job in a shell's background ignores SIGINT, and so would every process that its tests start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

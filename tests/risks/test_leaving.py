@@ -24,9 +24,8 @@ Command = subprocess.Popen[str]
 
 @pytest.fixture
 def compiling() -> Iterator[Callable[..., Command]]:
-    """Starts ``mlc-jit compile`` for a model, in a process that hears SIGINT, unlike a background job."""
+    """Starts ``mlc-jit compile`` for a model."""
     started: list[Command] = []
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(model: Path, *words: str) -> Command:
         program = [sys.executable, "-P", "-m", "mlc_jit", "compile", str(model), "--device", "cpu", *words]
@@ -34,7 +33,6 @@ def compiling() -> Iterator[Callable[..., Command]]:
         return started[-1]
 
     yield start
-    signal.signal(signal.SIGINT, before)
     for each in started:
         each.kill()
         each.communicate()
