@@ -158,6 +158,34 @@ class Settings:
         page="verification.md#layers",
     )
 
+    remote: str = _setting(
+        "",
+        "a bucket that a fleet shares: `s3://bucket/prefix`, `gs://…`, `az://…` or `file:///folder`; empty for none",
+        kind=values.BUCKET,
+        page="fleet.md",
+    )
+    remote_write: str = _setting(
+        "builders",
+        "who puts what was compiled into the bucket: `always`, `builders` (who has a `remote_key`) or `never`",
+        kind=values.words({each: each for each in ("always", "builders", "never")}),
+        page="fleet.md#roles",
+    )
+    remote_key: str = _setting(
+        "",
+        "file of the private key that signs what goes into the bucket",
+        kind=values.OPTIONAL_FOLDERS,
+        page="fleet.md#roles",
+    )
+    remote_trust: str = _setting(
+        "",
+        "whose libraries are taken from the bucket: public keys, or files of them, with `:` between them; `anyone` for "
+        "everybody who can write there; empty for nobody but the own `remote_key`",
+        page="fleet.md#roles",
+    )
+    remote_seconds: float = _setting(
+        60.0, "how long a miss may wait for the bucket before it is compiled", least=1, page="fleet.md"
+    )
+
     @classmethod
     def load(
         cls,

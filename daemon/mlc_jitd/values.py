@@ -90,6 +90,12 @@ def _folders(text: str) -> str:
     return text
 
 
+def _bucket(text: str) -> str:
+    if text and not re.fullmatch(r"(s3|s3a|gs|az|azure|abfs|abfss|file)://[^/\s]*(/\S*)?", text):
+        raise ValueError("an address like s3://bucket/prefix, gs://, az:// or file:///folder")
+    return text
+
+
 def _size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -113,6 +119,9 @@ FOLDERS = Kind(_folders)
 
 OPTIONAL_FOLDERS = Kind(lambda text: _folders(text) if text else text)
 """As ``FOLDERS``, or none."""
+
+BUCKET = Kind(_bucket)
+"""The address of an object store, or empty."""
 
 SIZE = Kind(_size, _shown_size)
 """Bytes, as a number or with a unit of 1,024: ``512 MiB``."""
