@@ -576,11 +576,13 @@ class Engine:
     def _enqueue(self, instruction: b.Enqueue) -> None:
         asking = self._asking[instruction.asker]
         assert asking.identity is not None, "a job for a request that was not looked up"
-        like = self._likeness.of(asking.identity)
+        capacity = self._gauge.now()
+        apart = self._work.acceleration_for(asking.identity, wanted=asking.request.acceleration != "off") is not None
+        like = self._likeness.of(asking.identity, apart=apart, cores=self._queue.cores(capacity))
         headway = Headway(dict(like.stages), like.seconds)
         self._jobs[instruction.key] = JobState(asking.identity, asking, time.monotonic(), like, headway)
         demand = demand_of(instruction.key, self._jobs[instruction.key], interactive=instruction.interactive)
-        answer = self._queue.submit(demand, self._gauge.now())
+        answer = self._queue.submit(demand, capacity)
         if isinstance(answer, Accepted):
             self._admit()
             return

@@ -339,7 +339,7 @@ class Work:
         with self._staging(identity.key) as staging:
             output = staging / f"lib.{identity.suffix}"
             started = time.time()
-            acceleration = self._acceleration_for(order)
+            acceleration = self.acceleration_for(identity, wanted=order.accelerated)
             attempt = _Attempt(order, toolchain, staging, output, log, enter, on_line, stop)
             outcome = self._run(attempt, acceleration)
             if acceleration is not None and not outcome.succeeded and acceleration.is_suspect(staging, outcome):
@@ -368,9 +368,10 @@ class Work:
             about = _about(order, outcome, started=started, stages=stages, degraded=tuple(degraded), apart=record)
             return self.store.publish(identity.key, output, about)
 
-    def _acceleration_for(self, order: Order) -> Acceleration | None:
-        wanted = self.acceleration if order.accelerated else None
-        return wanted if wanted is not None and wanted.takes(order.identity.toolchain) else None
+    def acceleration_for(self, identity: Identity, *, wanted: bool) -> Acceleration | None:
+        """What compiles its kernels apart, if that is wanted and may be possible."""
+        acceleration = self.acceleration if wanted else None
+        return acceleration if acceleration is not None and acceleration.takes(identity.toolchain) else None
 
     def _run(self, attempt: _Attempt, acceleration: Acceleration | None) -> Outcome:
         """One run of the compiler, in a warm one where there is one."""

@@ -65,7 +65,12 @@ def look_up():
 def engine(line, look_up, monkeypatch):
     store = SimpleNamespace(unchanged=None, layout=SimpleNamespace(library=None), counters=dict)
     work: Any = SimpleNamespace(
-        acceleration=None, store=store, identifier=SimpleNamespace(recheck=None), look_up=look_up, counters=dict
+        acceleration=None,
+        acceleration_for=lambda _identity, **_: None,
+        store=store,
+        identifier=SimpleNamespace(recheck=None),
+        look_up=look_up,
+        counters=dict,
     )
     host = Capacity(cores=2, memory_total=8 * GIB, memory_available=8 * GIB)
     made = Engine(

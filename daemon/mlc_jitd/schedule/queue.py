@@ -65,6 +65,10 @@ class Queue:
         """Go by other figures from now on; what waits or runs already stays."""
         self._settings = settings
 
+    def cores(self, capacity: Capacity) -> int:
+        """How many a job would get on this host, as things are."""
+        return fit.slots(capacity, self._settings).cores
+
     # --- events -----------------------------------------------------------------------------------------------------
 
     def submit(self, demand: Demand, capacity: Capacity) -> Accepted | Busy | Refused:
