@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo test lint types arrows unit bench bench-compile docs clean
+.PHONY: demo test lint types arrows unit bench bench-compile docs man clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -34,8 +34,11 @@ bench: $(VENV)/.dev
 bench-compile: $(VENV)/.dev
 	$(BIN)/python benchmarks/compile.py $(BENCH)
 
-docs: $(VENV)/.dev  # the table of settings in docs/configuration.md, from daemon/mlc_jitd/config.py
+docs: man $(VENV)/.dev  # the table of settings in docs/configuration.md, from daemon/mlc_jitd/config.py
 	$(BIN)/python docs/settings.py
+
+man: $(VENV)/.dev  # docs/man and client/mlc_jit/completions, from what --help comes from
+	$(BIN)/python docs/terminal.py
 
 clean:
 	rm -rf $(VENV) .demo build dist

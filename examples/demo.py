@@ -18,6 +18,9 @@ MODEL = ROOT / "examples" / "smollm2-135m"
 HOME = ROOT / ".demo" / "home"
 BIN = Path(sys.executable).parent
 
+SETTLED_SECONDS = 2.5
+"""A library that was written less than 2 s ago is hashed at every hit; what is shown is the ordinary hit."""
+
 ASK = """
 import sys, time
 begun = time.perf_counter()
@@ -46,6 +49,7 @@ def main() -> int:
         seconds, path = run(env, BIN / "mlc-jit", "compile", MODEL, "--device", "cpu", capture=True)
         print(f"    {relative(path)}\n    compiled in {seconds:.1f} s\n")
 
+        time.sleep(SETTLED_SECONDS)
         step(2, "ask again from another process: a hit")
         run(env, sys.executable, "-c", ASK, MODEL)
         print()

@@ -31,26 +31,13 @@ LOG_BYTES = 8 << 20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service; the exit code: 0 stopped, 1 could not start or no library, 3 another daemon runs."""
-    parser = argparse.ArgumentParser(prog="mlc-jitd", description="The compile-cache daemon for MLC-LLM.")
-    parser.add_argument("--version", action="version", version=f"mlc-jitd {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    run = verbs.add_parser("run", help="serve this user's cache home until stopped")
-    run.add_argument("--log-file", help="log to this file instead of standard error")
-    run.add_argument("--detach", action="store_true", help="go to the background at once")
-    run.add_argument("--on-demand", action="store_true", help="end when idle for long: whoever needs it starts it")
-    run.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
-    _add_settings(run)
-    verbs.add_parser("once", help="answer one request from standard input without a daemon (for the client library)")
-    verbs.add_parser("doctor", help="print what this host has and what is wrong, as JSON (`mlc-jit doctor` shows it)")
     given = list(sys.argv[1:] if argv is None else argv)
     from mlc_jitd import upkeep  # noqa: PLC0415 - it only lists its modules
 
-    for name in upkeep.modules():
-        verbs.add_parser(name, help=f"work on the cache folder; what it says is JSON (`mlc-jit {name}` shows it)")
     if given[:1] and given[0] in upkeep.modules():
         _log_to(None, level=logging.WARNING)
         return upkeep.main(given[0], given[1:])
-    arguments = parser.parse_args(given)
+    arguments = command_line().parse_args(given)
     if arguments.verb == "once":
         _log_to(None, level=logging.WARNING)
         from mlc_jitd import once  # noqa: PLC0415
@@ -62,6 +49,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return doctor.main()
     return _run(arguments)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The whole command line; ``--help``, the man page and the completion scripts all come from it."""
+    parser = argparse.ArgumentParser(prog="mlc-jitd", description="The compile-cache daemon for MLC-LLM.")
+    parser.add_argument("--version", action="version", version=f"mlc-jitd {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    run = verbs.add_parser("run", help="serve this user's cache home until stopped")
+    run.add_argument("--log-file", help="log to this file instead of standard error")
+    run.add_argument("--detach", action="store_true", help="go to the background at once")
+    run.add_argument("--on-demand", action="store_true", help="end when idle for long: whoever needs it starts it")
+    run.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    _add_settings(run)
+    verbs.add_parser("once", help="answer one request from standard input without a daemon (for the client library)")
+    verbs.add_parser("doctor", help="print what this host has and what is wrong, as JSON (`mlc-jit doctor` shows it)")
+    from mlc_jitd import upkeep  # noqa: PLC0415 - it only lists its modules
+
+    for name in upkeep.modules():
+        verbs.add_parser(name, help=f"work on the cache folder; what it says is JSON (`mlc-jit {name}` shows it)")
+    return parser
 
 
 def _add_settings(run: argparse.ArgumentParser) -> None:

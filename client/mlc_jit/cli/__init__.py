@@ -37,6 +37,7 @@ VERBS = (
     "import_",
     "config",
     "service",
+    "completion",
 )
 """The modules here that are verbs, in the order of the help."""
 
@@ -53,8 +54,7 @@ exit codes; of several models, the first that holds in the order 1, 2, 4, 3:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = command_line().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The whole command line; ``--help``, the man page and the completion scripts all come from it."""
     parser = argparse.ArgumentParser(
         prog="mlc-jit",
         description="Compile MLC-LLM model libraries through this host's mlc-jitd, and look after it.",
