@@ -51,7 +51,7 @@ function _shtab_mlc_jitd_using
 end
 
 set -g _shtab_mlc_jitd_commands run once doctor adopt config export gc import keep quarantine verify
-set -g _shtab_mlc_jitd_opts_with_value --acceleration --backoff-seconds --cgroup --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --max-age-days --max-queued --max-size --min-free --prewarm --resolve-seconds --silence-seconds --stale-days --upstream-names --warm --warm-idle-seconds
+set -g _shtab_mlc_jitd_opts_with_value --acceleration --backoff-seconds --cgroup --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --max-age-days --max-queued --max-size --min-free --prewarm --remote --remote-key --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --upstream-names --warm --warm-idle-seconds
 
 complete -c mlc-jitd -e
 complete -c mlc-jitd -f
@@ -86,6 +86,11 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l cgroup -x -d 'control gro
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l acceleration -x -d '`auto`: kernels are compiled apart, in parallel, and reused where the compiler'"'"'s TVM is known; `off`'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l kernel-bytes -x -d 'bytes that kernels may take in the cache; the least recently used go first'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l layers -x -d 'read-only caches that are searched after the home, with `:` between them'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote -x -d 'a bucket that a fleet shares: `s3://bucket/prefix`, `gs://…`, `az://…` or `file:///folder`; empty for none'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-write -x -d 'who puts what was compiled into the bucket: `always`, `builders` (who has a `remote_key`) or `never`'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-key -x -d 'file of the private key that signs what goes into the bucket'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-trust -x -d 'whose libraries are taken from the bucket: public keys, or files of them, with `:` between them; `anyone` for everybody who can write there; empty for nobody but the own `remote_key`'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-seconds -x -d 'how long a miss may wait for the bucket before it is compiled'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a once -d 'answer one request from standard input without a daemon (for the client library)'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using once' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a doctor -d 'print what this host has and what is wrong, as JSON (`mlc-jit doctor` shows it)'
