@@ -12,7 +12,6 @@ import pytest
 
 from mlc_jit import messages as m
 from mlc_jit.errors import StoreError
-from mlc_jitd import engine as room
 from mlc_jitd.broker import Broker
 from mlc_jitd.engine import Engine
 from mlc_jitd.gauge import Gauge
@@ -102,7 +101,7 @@ def test_a_job_that_gets_no_thread_fails_like_any_other(engine, line, monkeypatc
                 raise RuntimeError("can't start new thread")
             super().start()
 
-    monkeypatch.setattr(room.threading, "Thread", Thread)
+    monkeypatch.setattr(threading, "Thread", Thread)
     ask(engine)
     until(lambda: line.sent)
     (reply,) = line.sent
@@ -150,13 +149,13 @@ class TestSlowLookUps:
 
     def test_a_reminder_that_is_answered_from_memory_ends_the_wait(self, engine, line, gate, monkeypatch):
         ask(engine)
-        until(lambda: engine._asking)
+        until(lambda: engine._ledger.asking)
         known = m.Result(id=1, path="/lib.so", key="k" * 64)
-        monkeypatch.setattr(engine._answers, "recall", lambda *_asked: known)
+        monkeypatch.setattr(engine._requests.answers, "recall", lambda *_asked: known)
         assert engine.handle(PEER, m.JitRequest(id=1, config=b"{}", device="cpu", python="python")) is known
-        until(lambda: not engine._asking)
+        until(lambda: not engine.busy())
         gate.set()
-        engine._lookups.shutdown(wait=True)
+        engine._requests._lookups.shutdown(wait=True)
         handled = threading.Event()
         engine.in_turn(handled.set)
         assert handled.wait(10)

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlc_jitd.jobs import JobState, carry_out
+from mlc_jitd.engine.jobs import carry_out
+from mlc_jitd.engine.ledger import JobState
 from mlc_jitd.schedule.jobs import Grant
 
 GIB = 1 << 30
