@@ -22,6 +22,7 @@ from mlc_jitd.acceleration import Acceleration
 from mlc_jitd.asks import Asks
 from mlc_jitd.broker import Broker
 from mlc_jitd.build import JobGroups, WarmCompilers, end_leftovers_soon, owner_of
+from mlc_jitd.compiling import Compiler
 from mlc_jitd.config import Settings, gather
 from mlc_jitd.deaths import Deaths
 from mlc_jitd.door import PEEK_SECONDS, Door
@@ -88,8 +89,9 @@ def make_work(
     for warning in report.warnings:
         logger.warning("%s", warning)
     store.survey()
-    return Work(
-        Identifier(store.layout.library / ".identity", resolve_seconds=settings.resolve_seconds),
+    identifier = Identifier(store.layout.library / ".identity", resolve_seconds=settings.resolve_seconds)
+    compiler = Compiler(
+        identifier,
         store,
         toolchain,
         total=settings.compile_seconds,
@@ -99,6 +101,7 @@ def make_work(
         owner=owner_of(home),
         acceleration=_acceleration(store, settings),
     )
+    return Work(identifier, store, compiler)
 
 
 def _acceleration(store: Store, settings: Settings) -> Acceleration | None:
@@ -224,7 +227,7 @@ def _warm(settings: Settings, gauge: Gauge, groups: JobGroups, owner: str) -> Wa
 
 def _housekeeper(engine: Engine, work: Work, lending: Lending, asks: Asks, settings: Settings) -> Housekeeper:
     keeper = Housekeeper(lending, Collector(work.store, lending.leases, lending.uses), asks, settings)
-    work.make_room = keeper.make_room
+    work.compiler.make_room = keeper.make_room
     engine.cache_report = keeper.report
     engine.addenda.append(keeper.complete)
     engine.onlookers.append(keeper)
@@ -293,7 +296,7 @@ def _takers(
         queue.change(_queue_settings(settings))
 
     def limits(settings: Settings) -> None:
-        work.limit(total=settings.compile_seconds, silence=settings.silence_seconds)
+        work.compiler.limit(total=settings.compile_seconds, silence=settings.silence_seconds)
 
     def patience(settings: Settings) -> None:
         engine.drain_seconds = settings.drain_seconds

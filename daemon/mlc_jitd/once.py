@@ -27,6 +27,7 @@ from mlc_jitd.answers import result
 from mlc_jitd.app import make_work
 from mlc_jitd.asks import Asks
 from mlc_jitd.build import StopSignal
+from mlc_jitd.compiling import TOOLCHAIN_CHANGED, Order
 from mlc_jitd.config import Settings
 from mlc_jitd.housekeeper import make_room
 from mlc_jitd.lending import Lending, leases_here
@@ -35,13 +36,13 @@ from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.fit import slots
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.store import Collector, Entry, Found, Uses
-from mlc_jitd.work import TOOLCHAIN_CHANGED, Order, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlc_jitd.identity import Identity
     from mlc_jitd.toolchains.base import Stage
+    from mlc_jitd.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
         work = make_work(made_home(), settings, leases=leases)
         lending = Lending(leases, Uses(work.store.layout.used))
         collector, asks = Collector(work.store, leases, lending.uses), Asks(work.store.layout.library)
-        work.make_room = lambda need: make_room(collector, asks, settings, need)
+        work.compiler.make_room = lambda need: make_room(collector, asks, settings, need)
         if isinstance(request, m.Explain):
             reply(explained(request.id, work.explain(request.request), work.upstream.files, work.store.layer_of))
             return 0

@@ -64,8 +64,7 @@ def look_up():
 def engine(line, look_up, monkeypatch):
     store = SimpleNamespace(unchanged=None, layout=SimpleNamespace(library=None), counters=dict)
     work: Any = SimpleNamespace(
-        acceleration=None,
-        acceleration_for=lambda _identity, **_: None,
+        compiler=SimpleNamespace(acceleration=None, acceleration_for=lambda _identity, **_: None),
         store=store,
         identifier=SimpleNamespace(recheck=None),
         look_up=look_up,

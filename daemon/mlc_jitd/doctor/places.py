@@ -6,6 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from mlc_jitd.compiling import STAGING_BYTES
 from mlc_jitd.config import Settings
 from mlc_jitd.doctor.finding import Finding, problem, size
 from mlc_jitd.store import Layer, layers_of
@@ -13,7 +14,6 @@ from mlc_jitd.store.access import distrust
 from mlc_jitd.store.filesystem import VOLATILE, can_not_execute, file_system, is_network, why_no_locks
 from mlc_jitd.store.layout import Layout, key_of_artifact
 from mlc_jitd.store.staging import abandoned
-from mlc_jitd.work import STAGING_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -82,9 +82,8 @@ class Engine:
         self._work = work
         self._broker = broker
         self.drain_seconds = drain_seconds
-        self.overview = Overview(
-            work.store, places, log_path, kernels=work.acceleration.store if work.acceleration is not None else None
-        )
+        apart = work.compiler.acceleration
+        self.overview = Overview(work.store, places, log_path, kernels=apart.store if apart is not None else None)
         self.counters: Counter[str] = Counter()
         self.onlookers: list[Onlooker] = []
         """Who follows what happens; filled before ``serve``."""

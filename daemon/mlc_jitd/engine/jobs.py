@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from mlc_jit import messages as m
 from mlc_jit.errors import CompileError, CompileOutOfMemoryError, JitError
 from mlc_jitd import broker as b
+from mlc_jitd.compiling import LOADING, TOOLCHAIN_CHANGED, Order, Report
 from mlc_jitd.engine.ledger import JobState
 from mlc_jitd.headway import Headway
 from mlc_jitd.reports import cannot, internal, place, trouble_of
 from mlc_jitd.schedule.jobs import Accepted, Demand
-from mlc_jitd.work import LOADING, LOCKED, TOOLCHAIN_CHANGED, Built, Order, Report, Work
+from mlc_jitd.work import LOCKED, Built, Work
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -86,7 +87,8 @@ class Jobs:
         asking = self._ledger.asking[instruction.asker]
         assert asking.identity is not None, "a job for a request that was not looked up"
         capacity = self._gauge.now()
-        apart = self._work.acceleration_for(asking.identity, wanted=asking.request.acceleration != "off") is not None
+        wanted = asking.request.acceleration != "off"
+        apart = self._work.compiler.acceleration_for(asking.identity, wanted=wanted) is not None
         like = self._likeness.of(asking.identity, apart=apart, cores=self._queue.cores(capacity))
         headway = Headway(dict(like.stages), like.seconds)
         self._jobs[instruction.key] = JobState(asking.identity, asking, time.monotonic(), like, headway)

@@ -19,20 +19,17 @@ import dataclasses
 import errno
 import logging
 import os
-import re
 import stat
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
 from filelock import FileLock, Timeout
 
 from mlc_jitd.store.access import distrust
+from mlc_jitd.store.copies import NAME, Copy, Records
 from mlc_jitd.store.copying import copied
-from mlc_jitd.store.files import DamagedError, ForeignError, read, write_durably
-from mlc_jitd.store.layout import SUFFIXES
 from mlc_jitd.store.marks import Comparison, Mark, mark_of
 from mlc_jitd.store.staging import free_bytes
 
@@ -45,49 +42,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
 RESERVE_BYTES = 320 << 20
 """Left free: what a build is promised (256 MiB) and what builds leave."""
 
 LOCK_SECONDS = 30.0
-MAX_RECORD_BYTES = 64 << 10
-
-_NAME = re.compile(rf"([0-9a-f]{{32}})\.({'|'.join(sorted(SUFFIXES))})", re.ASCII)
-_RECORD = re.compile(r"([0-9a-f]{32})\.json", re.ASCII)
 
 Placed = Literal["placed", "there", "another-entry", "another-toolchain", "not-ours", "no-room", "busy"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
-    """A copy of an entry under upstream's name, as its record says it.
-
-    Attributes:
-        md5: Upstream's name, without the suffix.
-        key: The entry that it is a copy of.
-        artifact: File name of the artifact that was copied.
-        toolchain: Fingerprint of the toolchain that made it.
-        versions: The same for people.
-        made: What the file looked like when we made it; two while it is being renewed.
-        created: Unix time.
-    """
-
-    md5: str
-    suffix: str
-    key: str
-    artifact: str
-    sha256: str
-    size: int
-    toolchain: str
-    versions: str = ""
-    made: tuple[Mark, ...] = ()
-    created: float = 0.0
-    format: int = FORMAT
-
-    @property
-    def name(self) -> str:
-        """The copy's file name in ``model_lib``."""
-        return f"{self.md5}.{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +88,7 @@ class UpstreamNames:
     ) -> None:
         self._library = layout.library
         self._folder = layout.library / ".upstream"
+        self._records = Records(self._folder)
         self._free = free
         self._clock = clock
         self._mutex = threading.Lock()
@@ -139,7 +100,7 @@ class UpstreamNames:
 
     def names(self) -> list[Copy]:
         """Every copy that is still as we made it; its bytes count to the entry of its key. Raises nothing."""
-        found = (self._record(md5) for md5 in self._records())
+        found = (self._records.read(md5) for md5 in self._records.names())
         return [copy for copy in found if copy is not None and self._ours(copy)]
 
     def named(self, key: str) -> bool:
@@ -190,10 +151,10 @@ class UpstreamNames:
             return
         with self._locked() as locked:
             for md5 in (copy.md5 for copy in moved if locked):
-                copy = self._record(md5)
+                copy = self._records.read(md5)
                 mark = None if copy is None else self._mark(copy.name)
                 if copy is not None and mark is not None and self._ours(copy):
-                    self._write(dataclasses.replace(copy, made=(mark,)))
+                    self._records.write(dataclasses.replace(copy, made=(mark,)))
 
     # --- making -----------------------------------------------------------------------------------------------------
 
@@ -211,7 +172,7 @@ class UpstreamNames:
             OSError: The file system refused; the name is what it was.
         """
         name = f"{md5}.{suffix}"
-        if _NAME.fullmatch(name) is None:
+        if NAME.fullmatch(name) is None:
             raise ValueError(f"{name[:80]!r} is no name of upstream's")
         self._folder.mkdir(mode=0o700, exist_ok=True)
         doubt = distrust(self._folder.lstat(), self._folder)
@@ -229,7 +190,7 @@ class UpstreamNames:
         manifest = entry.manifest
         fingerprint = manifest.toolchain.fingerprint
         name = f"{md5}.{suffix}"
-        mark, before = self._mark(name), self._record(md5)
+        mark, before = self._mark(name), self._records.read(md5)
         if mark is not None:
             if before is None or before.suffix != suffix or not self._ours(before):
                 return "not-ours"
@@ -258,17 +219,17 @@ class UpstreamNames:
                 made=(made,) if mark is None else (made, mark),
                 created=self._clock(),
             )
-            self._write(record)  # first: a copy without a record would be nobody's for ever
+            self._records.write(record)  # first: a copy without a record would be nobody's for ever
             self._by_key.setdefault(entry.key, set()).add(md5)
             if mark is None:
                 try:
                     os.link(draft, self._library / name)  # a rename would replace what came there meanwhile
                 except FileExistsError:
-                    (self._folder / f"{md5}.json").unlink()
+                    self._records.remove(md5)
                     return "not-ours"
             else:
                 draft.rename(self._library / name)
-                self._write(dataclasses.replace(record, made=(made,)))
+                self._records.write(dataclasses.replace(record, made=(made,)))
         finally:
             draft.unlink(missing_ok=True)
         return "placed"
@@ -283,7 +244,7 @@ class UpstreamNames:
         except OSError:
             return None
         doubt, remedy = _doubt(status, path)
-        copy = self._record(md5)
+        copy = self._records.read(md5)
         try:
             if copy is not None and (copy.suffix != suffix or not self._same(copy)):
                 copy = None
@@ -305,7 +266,7 @@ class UpstreamNames:
         """Everything under upstream's names, newest first."""
         found = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self._library) as entries:
-            matches = [match for entry in entries if (match := _NAME.fullmatch(entry.name))]
+            matches = [match for entry in entries if (match := NAME.fullmatch(entry.name))]
             found = [left for match in matches if (left := self.look(match[1], match[2])) is not None]
         yield from sorted(found, key=lambda each: -each.modified)
 
@@ -340,8 +301,8 @@ class UpstreamNames:
         changed = self._changed()
         if changed != self._seen:
             self._by_key = {}
-            for md5 in self._records():
-                copy = self._record(md5)
+            for md5 in self._records.names():
+                copy = self._records.read(md5)
                 if copy is not None:
                     self._by_key.setdefault(copy.key, set()).add(md5)
             self._seen = changed
@@ -351,38 +312,16 @@ class UpstreamNames:
         return self._folder.stat().st_mtime_ns
 
     def _unlink(self, md5: str, key: str) -> int:
-        copy = self._record(md5)
+        copy = self._records.read(md5)
         size = 0
         if copy is not None and copy.key == key:
             with contextlib.suppress(FileNotFoundError):
                 if self._same(copy):
                     (self._library / copy.name).unlink()
                     size = copy.size
-            (self._folder / f"{md5}.json").unlink(missing_ok=True)
+            self._records.remove(md5)
         self._by_key[key].discard(md5)
         return size
-
-    def _records(self) -> list[str]:
-        try:
-            return sorted(match[1] for name in os.listdir(self._folder) if (match := _RECORD.fullmatch(name)))  # noqa: PTH208 - a thousand names
-        except OSError:
-            return []
-
-    def _record(self, md5: str) -> Copy | None:
-        try:
-            payload, _ = read(self._folder / f"{md5}.json", MAX_RECORD_BYTES)
-            copy = msgspec.json.decode(payload, type=Copy)
-        except (OSError, DamagedError, ForeignError, msgspec.MsgspecError, UnicodeDecodeError):
-            return None
-        if copy.format != FORMAT or copy.md5 != md5 or _NAME.fullmatch(copy.name) is None:
-            return None
-        return copy
-
-    def _write(self, copy: Copy) -> None:
-        draft = self._folder / ".record"
-        draft.unlink(missing_ok=True)
-        write_durably(draft, msgspec.json.format(msgspec.json.encode(copy), indent=1) + b"\n", 0o600)
-        draft.rename(self._folder / f"{copy.md5}.json")
 
     def _ours(self, copy: Copy) -> bool:
         """Whether a copy is there as we made it; not where that can't be known."""
