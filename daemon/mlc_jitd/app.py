@@ -36,6 +36,7 @@ from mlc_jitd.lending import Lending
 from mlc_jitd.life import Life
 from mlc_jitd.likeness import Likeness
 from mlc_jitd.naming import Naming
+from mlc_jitd.observe import History, Recorder
 from mlc_jitd.reload import Reload
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.capacity.cgroups import Groups
@@ -156,6 +157,7 @@ def run(
         asks = Asks(work.store.layout.library)
         keeper = _housekeeper(engine, work, lending, asks, settings)
         keeper.probe = lambda connection: server.send(connection, Heartbeat())
+        recorder = _recorder(engine, work)
         watcher = _watcher(engine, work, asks, settings)
         idle = Idle(on_demand, settings.idle_seconds, wanted=lambda: server.connected() > 0)
         life = Life(engine, door, service, idle, lambda: server.counters["messages"])
@@ -177,18 +179,15 @@ def run(
             _signals(engine, Reload(settings, partial(gather, flags=flags), takers))
             server.start()
             watcher.start()
+            recorder.start()
             logger.info("mlc-jitd %s serves %s at %s", __version__, places.home, places.socket)
             keeper.start()
             ready()
             service.ready()
             engine.serve(server)
         finally:
-            watcher.close()
-            naming.close()
-            explaining.close()
-            server.close()
-            keeper.close()
-            work.close()
+            for room in (watcher, naming, explaining, server, recorder, keeper, work):
+                room.close()
     finally:
         door.retire()
     logger.info("stopped")
@@ -201,6 +200,12 @@ def _naming(engine: Engine, work: Work, settings: Settings) -> Naming:
         engine.addenda.append(naming.complete)
         naming.start()
     return naming
+
+
+def _recorder(engine: Engine, work: Work) -> Recorder:
+    recorder = Recorder(History(work.store.layout.library), hits=engine.remembered_hits)
+    engine.onlookers.append(recorder)
+    return recorder
 
 
 def _groups(settings: Settings) -> JobGroups:

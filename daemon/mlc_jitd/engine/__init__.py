@@ -7,6 +7,7 @@
     ledger      requests, jobs and libraries on their way: what the rooms above share
     inbox       events of all threads, one after the other
     outbox      replies, to connections and to the daemon itself
+    onlookers   rooms that follow what happens
 
 Nothing here decides who gets what (``broker``), who runs when (``schedule``), or how a library is made (``work``).
 """
@@ -14,7 +15,8 @@ Nothing here decides who gets what (``broker``), who runs when (``schedule``), o
 from __future__ import annotations
 
 from mlc_jitd.engine.engine import Engine
+from mlc_jitd.engine.ledger import Asking, JobState
+from mlc_jitd.engine.onlookers import Onlooker
 from mlc_jitd.engine.outbox import Replies
-from mlc_jitd.engine.requests import Onlooker
 
-__all__ = ["Engine", "Onlooker", "Replies"]
+__all__ = ["Asking", "Engine", "JobState", "Onlooker", "Replies"]

@@ -16,8 +16,9 @@ from mlc_jitd import broker as b
 from mlc_jitd.engine.inbox import Inbox
 from mlc_jitd.engine.jobs import Jobs
 from mlc_jitd.engine.ledger import Ledger
+from mlc_jitd.engine.onlookers import Onlookers
 from mlc_jitd.engine.outbox import Outbox
-from mlc_jitd.engine.requests import Onlooker, Requests
+from mlc_jitd.engine.requests import Requests
 from mlc_jitd.engine.views import Views
 from mlc_jitd.overview import Overview
 from mlc_jitd.reports import error_of
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mlc_jit.locations import Locations
     from mlc_jitd.engine.outbox import Replies
     from mlc_jitd.gauge import Gauge
-    from mlc_jitd.identity import Identity
     from mlc_jitd.likeness import Likeness
     from mlc_jitd.schedule.queue import Queue
     from mlc_jitd.server import Peer
@@ -85,7 +85,7 @@ class Engine:
         apart = work.compiler.acceleration
         self.overview = Overview(work.store, places, log_path, kernels=apart.store if apart is not None else None)
         self.counters: Counter[str] = Counter()
-        self.onlookers: list[Onlooker] = []
+        self.onlookers = Onlookers()
         """Who follows what happens; filled before ``serve``."""
         self.verbs: dict[type[m.Message], Callable[[Peer, Any], None]] = {}
         """Further requests, and who answers them (``reply``): called in the server's thread, so quick, or ``later``."""
@@ -111,7 +111,7 @@ class Engine:
             self._inbox,
             gauge=gauge,
             likeness=likeness,
-            published=self._published,
+            onlookers=self.onlookers,
             replaced=lambda key: self.forget({key}),
             look_up_again=self._requests.look_up_again,
             do=self._do,
@@ -219,6 +219,10 @@ class Engine:
         """Start no more compiles and end when the running ones have; with ``now``, end those too."""
         self._inbox.post(self._drain, now)
 
+    def remembered_hits(self) -> int:
+        """How often the server's thread has answered by itself."""
+        return self._requests.remembered_hits
+
     def load(self) -> tuple[int, int]:
         """How many compiles run, and how many are queued."""
         states = [job.state for job in list(self._broker.jobs.values())]
@@ -252,10 +256,6 @@ class Engine:
                     self._jobs.withdraw(each.key)
                 case b.Kill():
                     self._jobs.kill(each.key)
-
-    def _published(self, identity: Identity, entry: Entry) -> None:
-        for onlooker in self.onlookers:
-            onlooker.published(identity, entry)
 
     def _all_counters(self) -> Counter[str]:
         counters = self.counters + Counter(self._work.counters()) + self._outbox.counters()

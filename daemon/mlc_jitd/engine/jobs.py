@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -13,7 +14,7 @@ from mlc_jitd import broker as b
 from mlc_jitd.compiling import LOADING, TOOLCHAIN_CHANGED, Order, Report
 from mlc_jitd.engine.ledger import JobState
 from mlc_jitd.headway import Headway
-from mlc_jitd.reports import cannot, internal, place, trouble_of
+from mlc_jitd.reports import cannot, error_of, internal, place, trouble_of
 from mlc_jitd.schedule.jobs import Accepted, Demand
 from mlc_jitd.work import LOCKED, Built, Work
 
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlc_jitd.engine.inbox import Inbox
-    from mlc_jitd.engine.ledger import Ledger
+    from mlc_jitd.engine.ledger import Asking, Ledger
+    from mlc_jitd.engine.onlookers import Onlooker, Onlookers
     from mlc_jitd.gauge import Gauge
-    from mlc_jitd.identity import Identity
     from mlc_jitd.likeness import Likeness
     from mlc_jitd.schedule.jobs import Grant
     from mlc_jitd.schedule.queue import Queue
-    from mlc_jitd.store import Entry
     from mlc_jitd.toolchains.base import Stage
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Jobs:
         inbox: Brings what a job's thread says back into the engine's thread.
         gauge: What the host has.
         likeness: Remembers what compiles took.
-        published: Told of each library that was compiled here, and of what it is.
+        onlookers: Told of each step of a job, and of each library that was compiled here.
         replaced: Told of each key that has a library, or another one than before.
         look_up_again: Looks a request up anew; whether that was begun.
         do: Carries out the broker's instructions.
@@ -60,7 +60,7 @@ class Jobs:
         *,
         gauge: Gauge,
         likeness: Likeness,
-        published: Callable[[Identity, Entry], None],
+        onlookers: Onlookers,
         replaced: Callable[[str], None],
         look_up_again: Callable[[b.Asker], bool],
         do: Callable[[list[b.Instruction]], None],
@@ -74,7 +74,7 @@ class Jobs:
         self._inbox = inbox
         self._gauge = gauge
         self._likeness = likeness
-        self._published = published
+        self._onlookers = onlookers
         self._replaced = replaced
         self._look_up_again = look_up_again
         self._do = do
@@ -91,15 +91,29 @@ class Jobs:
         apart = self._work.compiler.acceleration_for(asking.identity, wanted=wanted) is not None
         like = self._likeness.of(asking.identity, apart=apart, cores=self._queue.cores(capacity))
         headway = Headway(dict(like.stages), like.seconds)
-        self._jobs[instruction.key] = JobState(asking.identity, asking, time.monotonic(), like, headway)
-        demand = demand_of(instruction.key, self._jobs[instruction.key], interactive=instruction.interactive)
+        state = self._jobs[instruction.key] = JobState(asking.identity, asking, time.monotonic(), like, headway)
+        self._tell_onlookers_of(instruction, state)
+        demand = demand_of(instruction.key, state, interactive=instruction.interactive)
         answer = self._queue.submit(demand, capacity)
         if isinstance(answer, Accepted):
             self.admit()
             return
-        trouble = cannot(answer)
-        self._do(self._broker.failed(instruction.key, trouble, now=time.monotonic(), remember=False))
-        self._ledger.settle(instruction.key)
+        self._refuse(instruction.key, cannot(answer))
+
+    def _tell_onlookers_of(self, instruction: b.Enqueue, state: JobState) -> None:
+        """A job is new, and whoever waits for it already: several do where it comes after one that was cancelled."""
+        key = instruction.key
+        reason, background = self._broker.jobs[key].reason, not instruction.interactive
+        self._onlookers.tell(lambda each: each.enqueued(key, state, reason, background=background))
+        for asker in self._broker.waiters(key):
+            asking = self._ledger.asking[asker]
+            self._onlookers.tell(functools.partial(_tell_joined, key, asker, asking))
+
+    def _refuse(self, key: str, trouble: b.Trouble) -> None:
+        """The queue does not take a job, or gives it up."""
+        self._onlookers.tell(lambda each: each.finished(key, error_of(trouble, key)))
+        self._do(self._broker.failed(key, trouble, now=time.monotonic(), remember=False))
+        self._ledger.settle(key)
 
     def promote(self, key: str) -> None:
         """Somebody waits for a job that was nobody's before."""
@@ -109,6 +123,7 @@ class Jobs:
     def withdraw(self, key: str) -> None:
         """Take a job out of the queue."""
         self._queue.withdraw(key)
+        self._onlookers.tell(lambda each: each.finished(key, None))
         self._ledger.settle(key)
 
     def kill(self, key: str) -> None:
@@ -125,8 +140,7 @@ class Jobs:
             return
         admission = self._queue.admit(self._gauge.now(), now)
         for refused in admission.refused:
-            self._do(self._broker.failed(refused.job, cannot(refused), now=now, remember=False))
-            self._ledger.settle(refused.job)
+            self._refuse(refused.job, cannot(refused))
         for grant in admission.granted:
             self._start(grant)
         for waiting in self._queue.snapshot(now).waiting:
@@ -142,6 +156,7 @@ class Jobs:
         job = self._broker.jobs[key]
         redo, background = job.redo, not job.interactive  # as they are now: others may have joined
         self._broker.started(key)
+        self._onlookers.tell(lambda each: each.started(key, grant))
         state = self._jobs[key]
         total = self._gauge.now().memory_total
 
@@ -170,6 +185,7 @@ class Jobs:
             return
         if stage.name not in (LOCKED, LOADING):
             state.headway.enter(stage.name, now)
+        self._onlookers.tell(lambda each: each.advanced(key, stage, now))
         self._tell_place(key, state, stage.name, stage.detail, now)
 
     def _tell_place(self, key: str, state: JobState, stage: str, detail: str, now: float) -> None:
@@ -187,7 +203,8 @@ class Jobs:
             self._counters["compiles"] += 1
             self._likeness.learn(built.entry.manifest)
             logger.info("compiled %s in %.1f s for %s", key[:12], record.seconds, state.asking.request.model_path)
-            self._published(state.identity, built.entry)
+            self._onlookers.tell(lambda each: each.published(state.identity, built.entry))
+        self._onlookers.tell(lambda each: each.finished(key, built))
         self._do(self._broker.finished(key, compiled=built.compiled))
         self._ended(key)
 
@@ -198,12 +215,14 @@ class Jobs:
             state.retried = True
             state.headway.restart()
             logger.warning("%s ran out of memory; it will be tried once more, alone", key[:12])
+            self._onlookers.tell(lambda each: each.requeued(key))
             self._do(self._broker.requeued(key, b.Step("queued", "ran out of memory: once more, alone")))
             self.admit()
             return
         self._queue.finished(key, now)
         self._counters["failures"] += 1
         logger.warning("no library for %s: %s", key[:12], error.message)
+        self._onlookers.tell(lambda each: each.finished(key, error))
         if error.reason == TOOLCHAIN_CHANGED:
             self._ask_again(key, error)
         remember = isinstance(error, CompileError) and error.reason != TOOLCHAIN_CHANGED
@@ -233,6 +252,10 @@ class Jobs:
         """End what runs: the daemon's time to drain is over."""
         for state in self._jobs.values():
             state.stop.stop("draining")
+
+
+def _tell_joined(key: str, asker: b.Asker, asking: Asking, each: Onlooker) -> None:
+    each.joined(key, asker, asking)
 
 
 def carry_out(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mlc_jitd.engine.inbox import Inbox
     from mlc_jitd.engine.ledger import Ledger
+    from mlc_jitd.engine.onlookers import Onlookers
     from mlc_jitd.engine.outbox import Outbox
     from mlc_jitd.identity import Identity
     from mlc_jitd.server import Peer
@@ -35,19 +36,6 @@ LOOKUP_THREADS = 16
 """They wait for interpreters and compilers to answer, and for the disk, more than they work."""
 
 
-class Onlooker:
-    """A room that follows what the engine does. Each method is called in the engine's thread, so it must be quick."""
-
-    def looked_up(self, peer: Peer, request: m.JitRequest, found: LookUp) -> None:
-        """A request was looked up; the first time that it is asked, and whenever it is no remembered hit."""
-
-    def published(self, identity: Identity, entry: Entry) -> None:
-        """A library was compiled here."""
-
-    def gone(self, identity: bytes) -> None:
-        """A connection that waited is no more."""
-
-
 class Requests:
     """Requests on their way. In the engine's thread, but for what says otherwise.
 
@@ -56,7 +44,7 @@ class Requests:
         ledger: What is on its way.
         inbox: Brings what look-ups found back into the engine's thread.
         outbox: Takes the replies.
-        onlookers: Told of look-ups, and of connections that are gone.
+        onlookers: Told of look-ups, of who waits and of what is answered, and of connections that are gone.
         lend: Told who gets an entry, by connection and pid, before the last look at it.
         do: Carries out the broker's instructions.
         counters: What happened how often.
@@ -69,7 +57,7 @@ class Requests:
         inbox: Inbox,
         outbox: Outbox,
         *,
-        onlookers: list[Onlooker],
+        onlookers: Onlookers,
         lend: Callable[[bytes, int, Entry], None],
         do: Callable[[list[b.Instruction]], None],
         counters: Counter[str],
@@ -183,8 +171,7 @@ class Requests:
         if found.why:
             logger.info("miss (%s) %s for %s: %s", reason or "redo", key[:12], request.model_path, found.why)
         asking.identity, asking.why = found.identity, found.why
-        for onlooker in self._onlookers:
-            onlooker.looked_up(asking.peer, request, found)
+        self._onlookers.tell(lambda each: each.looked_up(asking.peer, request, found))
         if found.stopgap is not None:
             self._hand_out(asker, found.identity, found.stopgap)
             return
@@ -199,26 +186,31 @@ class Requests:
             why=found.why,
         )
         self._do(instructions)
+        job = self._broker.jobs.get(key)
+        if job is not None and asker in job.waiters:
+            self._onlookers.tell(lambda each: each.joined(key, asker, asking))
         self._ledger.settle(key)
 
     def _hand_out(self, asker: b.Asker, identity: Identity, stopgap: Stopgap) -> None:
         """Upstream's own file, where compiling is forbidden."""
-        del self._asking[asker]
+        asking = self._asking.pop(asker)
         self._counters["stopgaps"] += 1
         logger.warning("%s: %s", identity.key[:12], stopgap.warning)
-        self._outbox.send(asker[0], stopgap_result(asker[1], identity, stopgap))
+        reply = stopgap_result(asker[1], identity, stopgap)
+        self._outbox.send(asker[0], reply)
+        self._onlookers.tell(lambda each: each.answered(asking, reply, "stopgap"))
 
     def left(self, asker: b.Asker, cancel: bool) -> None:
         """Who asked does not wait any more."""
         self._asking.pop(asker, None)
+        self._onlookers.tell(lambda each: each.left(asker))
         self._do(self._broker.left(asker, cancel=cancel))
 
     def gone(self, identity: bytes) -> None:
         """A connection that waited is no more."""
         for asker in [asker for asker in self._asking if asker[0] == identity]:
             self.left(asker, cancel=False)
-        for onlooker in self._onlookers:
-            onlooker.gone(identity)
+        self._onlookers.tell(lambda each: each.gone(identity))
 
     def cancel(self, peer: Peer, message: m.Cancel) -> None:
         """End a job by name."""
@@ -265,12 +257,16 @@ class Requests:
         if instruction.source != "hit":
             reply = dataclasses.replace(reply, detail=asking.why)
         self._outbox.send(instruction.asker[0], reply)
+        self._onlookers.tell(lambda each: each.answered(asking, reply, instruction.source))
 
     def fail(self, asker: b.Asker, error: JitError) -> None:
         """Answer with an error."""
-        if self._asking.pop(asker, None) is not None:
+        asking = self._asking.pop(asker, None)
+        if asking is not None:
             self._counters["refusals"] += 1
-            self._outbox.send(asker[0], m.Failure.of(error, id=asker[1]))
+            reply = m.Failure.of(error, id=asker[1])
+            self._outbox.send(asker[0], reply)
+            self._onlookers.tell(lambda each: each.answered(asking, reply, "refused"))
 
     def tell(self, instruction: b.Tell) -> None:
         """Say how far a job is, to who wants to hear it."""

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 COUNT_SECONDS = 300.0
 """How often counts are written while there is something new; at the full hour and at the end besides."""
 
+LAST_SECONDS = 5.0
+"""How long the end of a daemon waits for a disk."""
+
 UNWRITTEN = 1024
 """Jobs that wait to be written, on a disk that hangs, say; more are not kept."""
 
@@ -71,7 +74,7 @@ class Recorder(Onlooker):
         self._ending.set()
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(LAST_SECONDS)
 
     # --- for those who show it, from any thread ---------------------------------------------------------------------
 
@@ -150,7 +153,6 @@ class Recorder(Onlooker):
 
     def answered(self, asking: Asking, reply: Result | Failure, source: Source) -> None:
         """See ``Onlooker``."""
-        failed = isinstance(reply, Failure)
         answer = Answer(
             at=time.time(),
             key=reply.key,
@@ -160,7 +162,7 @@ class Recorder(Onlooker):
             model=asking.request.model_path,
             device=asking.request.device,
             reason=(reply.reason or reply.kind) if isinstance(reply, Failure) else reply.reason,
-            cause=reply.message if failed else "",
+            cause=reply.message if isinstance(reply, Failure) else "",
         )
         with self._lock:
             self._record.answered(answer)
