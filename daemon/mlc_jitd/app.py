@@ -38,12 +38,14 @@ from mlc_jitd.likeness import Likeness
 from mlc_jitd.naming import Naming
 from mlc_jitd.observe import History, Recorder
 from mlc_jitd.reload import Reload
+from mlc_jitd.rounds import Rounds
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.capacity.cgroups import Groups
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.schedule.queue import Queue
 from mlc_jitd.server import Server
 from mlc_jitd.service import Service
+from mlc_jitd.signals import Signals
 from mlc_jitd.store import Collector, KernelStore, LayeredStore, Leases, Store, Uses, layers_of
 from mlc_jitd.toolchains import toolchain
 from mlc_jitd.watch import Watcher
@@ -161,13 +163,14 @@ def run(
         watcher = _watcher(engine, work, asks, settings)
         idle = Idle(on_demand, settings.idle_seconds, wanted=lambda: server.connected() > 0)
         life = Life(engine, door, service, idle, lambda: server.counters["messages"])
+        rounds = _rounds(engine, life, keeper, watcher)
         server = Server(
             door.adopt(passed) if passed else door.bind(),
             engine.handle,
             quick=engine.quick,
             learn=engine.learn,
             gone=engine.gone,
-            tick=_each(life.tick, keeper.reap),
+            tick=_tick(life, rounds),
             away=leases.disconnected,
         )
         explaining = _explaining(engine, work)
@@ -180,13 +183,15 @@ def run(
             server.start()
             watcher.start()
             recorder.start()
+            rounds.start()
             logger.info("mlc-jitd %s serves %s at %s", __version__, places.home, places.socket)
             keeper.start()
             ready()
             service.ready()
-            engine.serve(server)
+            with Signals(engine.nudge):
+                engine.serve(server)
         finally:
-            for room in (watcher, naming, explaining, server, recorder, keeper, work):
+            for room in (rounds, watcher, naming, explaining, server, recorder, keeper, work):
                 room.close()
     finally:
         door.retire()
@@ -284,12 +289,21 @@ def _explaining(engine: Engine, work: Work) -> Explaining:
     return explaining
 
 
-def _each(*ticks: Callable[[], None]) -> Callable[[], None]:
-    def tick() -> None:
-        for each in ticks:
-            each()
+def _tick(life: Life, rounds: Rounds) -> Callable[[], float]:
+    def tick() -> float:
+        rounds.check()
+        return life.tick()
 
     return tick
+
+
+def _rounds(engine: Engine, life: Life, keeper: Housekeeper, watcher: Watcher) -> Rounds:
+    """What can hang comes last."""
+    engine.rest = life.pace
+    rounds = Rounds()
+    for call in (life.look_around, engine.look_at_server, keeper.reap, watcher.glance, life.look_at_installation):
+        rounds.add(call)
+    return rounds
 
 
 def _takers(

@@ -117,7 +117,7 @@ class Housekeeper(Onlooker):
             self._wake.set()
 
     def reap(self) -> None:
-        """End the leases of processes that have ended. Quick: the server's thread calls it every second."""
+        """End the leases of processes that have ended. Quick; called in the daemon's rounds."""
         ended = _keys(self._lending.leases.reap())
         for key in ended:
             self._lending.uses.note(key)

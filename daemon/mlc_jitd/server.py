@@ -35,6 +35,9 @@ NOW, NOW_AND_MORE, READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), 
 PEERS = 4096
 """Connections of which the reading of the kernel's word is remembered."""
 
+TICK_SECONDS = 1.0
+"""How often the tick comes while there is something to do."""
+
 MAX_UNREAD = 1000
 """Messages that may wait in either direction on one connection; replies beyond that are dropped and counted."""
 
@@ -70,7 +73,8 @@ class Server:
         handler: Gets each good message; returns the reply, or ``None`` where there is none (yet).
         gone: Told the identity of a connection that waited for an answer and went away.
         allow: Uids that may talk to this daemon.
-        tick: Called about once a second.
+        tick: Called about once a second while messages come; says in how many seconds it wants to be called at the
+            latest.
         quick: Gets each frame before it is decoded; the id and the bytes of the reply, or ``None`` if it does not know.
         learn: Told the frame of a request that the handler answered at once with a library.
         away: Told the identity of any connection that a message could not be sent to.
@@ -83,7 +87,7 @@ class Server:
         *,
         gone: Callable[[bytes], None],
         allow: frozenset[int] | None = None,
-        tick: Callable[[], None] | None = None,
+        tick: Callable[[], float] | None = None,
         away: Callable[[bytes], None] = lambda _identity: None,
         quick: Callable[[Peer, bytes], tuple[int, bytes] | None] = lambda _peer, _frame: None,
         learn: Callable[[Peer, bytes, m.JitRequest], None] = lambda _peer, _frame, _request: None,
@@ -175,9 +179,9 @@ class Server:
                 next_beat = now + m.HEARTBEAT_SECONDS
                 self._beat()
             if now >= next_tick and self._tick is not None:
-                next_tick = now + 1.0
+                next_tick = now + TICK_SECONDS
                 try:
-                    self._tick()
+                    next_tick = now + self._tick()
                 except Exception:
                     self.counters["handler_errors"] += 1
                     logger.exception("the tick failed")
@@ -189,6 +193,7 @@ class Server:
             self._flush()
             if self._router in ready:
                 self._receive()
+                next_tick = min(next_tick, now + TICK_SECONDS)
             for identity in self._deaths.ended():  # after its last words
                 self._lost(identity)
             if self._stop.is_set():

@@ -21,6 +21,10 @@ EXTEND_SECONDS = 20
 """How long, after the last word of a draining daemon, the manager waits before it kills it."""
 
 
+PACE_SECONDS = 10.0
+"""How often, at most, a thread with nothing to do turns all the same, to show that it can."""
+
+
 class Loop(Protocol):
     """The engine."""
 
@@ -49,6 +53,8 @@ class Service:
         self._said = ""
         self._draining = False
         self.watchdog = watchdog_seconds(os.environ if environ is None else environ)
+        self.pace = min(PACE_SECONDS, self.watchdog / 4) if self.watchdog else PACE_SECONDS
+        """How often, in seconds, the server's thread and the engine's must turn for the watchdog to stay calm."""
 
     def waiting(self) -> None:
         """Another daemon still holds the lock."""
@@ -66,7 +72,7 @@ class Service:
         self._tell("draining", "STOPPING=1", f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS}000000")
 
     def tick(self, engine: Loop) -> None:
-        """About once a second, in the server's thread."""
+        """At least every ``pace`` seconds, in the server's thread."""
         age = time.monotonic() - engine.pulse
         turning = age < (self.watchdog / 2 if self.watchdog else EXTEND_SECONDS)
         words = []

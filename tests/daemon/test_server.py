@@ -294,7 +294,7 @@ def test_wake_ups_are_not_lost(bench: Bench, dealer: Any):
 def test_the_tick_comes_and_may_fail(door: Door):
     ticks: list[int] = []
 
-    def tick() -> None:
+    def tick() -> float:
         ticks.append(1)
         raise ValueError("no")
 

@@ -46,9 +46,8 @@ TELL_SECONDS = 1.0
 LATE_SECONDS = 30.0
 """How long after its time a draining daemon waits for what should have ended; then it ends all the same."""
 
-IDLE_SECONDS = 1.0
-"""How long nothing may happen. A signal that comes just before this thread begins to wait does not end the wait, and
-its handler runs in this thread: with no limit, SIGTERM was now and then (seen once in some 100) not heard at all."""
+IDLE_SECONDS = 10.0
+"""How long nothing may happen, for those who watch whether this thread turns. Signals wake it (``signals``)."""
 
 
 class Engine:
@@ -91,6 +90,8 @@ class Engine:
         """Further requests, and who answers them (``reply``): called in the server's thread, so quick, or ``later``."""
         self.retire: Callable[[], None] = lambda: None
         """Called once when the daemon begins to drain: gives its place to a successor."""
+        self.rest = IDLE_SECONDS
+        """How long the engine's thread waits for something to happen, in seconds."""
         self._inbox = Inbox(self.counters)
         self._outbox = Outbox()
         self._ledger = Ledger(broker)
@@ -173,7 +174,7 @@ class Engine:
 
     @property
     def pulse(self) -> float:
-        """When the engine's thread last took its turn: it does so every second, unless it hangs."""
+        """When the engine's thread last took its turn: it does so every ``rest`` seconds, unless it hangs."""
         return self._inbox.pulse
 
     @property
@@ -222,6 +223,15 @@ class Engine:
     def remembered_hits(self) -> int:
         """How often the server's thread has answered by itself."""
         return self._requests.remembered_hits
+
+    def nudge(self) -> None:
+        """Have the engine's thread take its turn now."""
+        self._inbox.nudge()
+
+    def look_at_server(self) -> None:
+        """Take a turn if the server's thread has died, to end; in the daemon's rounds."""
+        if self._outbox.dead():
+            self.nudge()
 
     def load(self) -> tuple[int, int]:
         """How many compiles run, and how many are queued."""
@@ -309,4 +319,4 @@ class Engine:
         return late or (not self._ledger.jobs and not self._ledger.asking)
 
     def _patience(self) -> float:
-        return TELL_SECONDS if self._ledger.jobs or self._drain_by is not None else IDLE_SECONDS
+        return TELL_SECONDS if self._ledger.jobs or self._drain_by is not None else self.rest

@@ -31,6 +31,10 @@ class Inbox:
         """Have something called in the engine's thread; from any thread."""
         self._calls.put((handler, arguments))
 
+    def nudge(self) -> None:
+        """Have the thread take a turn now; from any thread."""
+        self.post(_nothing)
+
     def empty(self) -> bool:
         """Whether nothing waits; from any thread."""
         return self._calls.empty()

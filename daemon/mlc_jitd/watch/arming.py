@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mlc_jitd.watch.observer import Events
 
 CHECK_SECONDS = 2.0
-"""How often a folder's mark is compared, events or not: two calls of stat."""
+"""How often the mark of a folder that is polled is compared: two calls of stat. Those that are watched by events are
+glanced at in the daemon's rounds."""
 FAR_SECONDS = 10.0
 """The same, on a network's file systems."""
 SCAN_SECONDS = 60.0
@@ -81,7 +82,15 @@ class Arming:
         if held.manner in ("scan", "unseen", "unreachable") and held.last is not None:
             return SCAN_SECONDS
         kind = self._mounts.silent(held.path)
-        return FAR_SECONDS if kind and kind != "overlay" else CHECK_SECONDS
+        if kind and kind != "overlay":
+            return FAR_SECONDS
+        return SCAN_SECONDS if self.glanced(held) else CHECK_SECONDS
+
+    def glanced(self, held: Watched) -> bool:
+        """Whether the daemon's rounds compare its mark: it is at rest, on file systems that answer."""
+        if held.last is None or held.manner not in ("events", "gone"):
+            return False
+        return not self._silent(held, held.last)
 
     def arm(self, order: list[Watched]) -> None:
         """Watch what should be watched, and nothing else; the first of ``order`` come first."""
@@ -116,10 +125,13 @@ class Arming:
             return "unseen", "the daemon does not see there what was asked with"
         if number >= MOST_CHECKED:
             return "scan", f"{MOST_CHECKED} folders were asked for after it"
-        folders = [hop.folder for hop in held.last.hops]
-        kinds = {self._mounts.silent(each) for each in [held.path, *folders]} - {""}
+        kinds = self._silent(held, held.last)
         if kinds:
             return "polling", f"{', '.join(sorted(kinds))} does not tell of every change"
         if held.last.config == UNREADABLE:
             return "polling", f"its config can't be read: {held.last.trouble}"
         return "events", ""
+
+    def _silent(self, held: Watched, last: Look) -> set[str]:
+        """The file systems on its way that don't tell of every change."""
+        return {self._mounts.silent(each) for each in [held.path, *(hop.folder for hop in last.hops)]} - {""}

@@ -121,6 +121,12 @@ class Events:
                 self._poke(folder)
 
     @property
+    def alive(self) -> bool:
+        """Whether what brings the events is, if anything does; from any thread."""
+        running = self._running
+        return running is None or bool(running.alive())
+
+    @property
     def watched(self) -> int:
         """How many folders are watched."""
         return len(self._watches)

@@ -26,6 +26,7 @@ from mlc_jitd.watch.arming import CHECK_SECONDS, SCAN_SECONDS, Arming, Watched
 from mlc_jitd.watch.following import Following
 from mlc_jitd.watch.keeping import keep
 from mlc_jitd.watch.lane import Lane
+from mlc_jitd.watch.look import mark
 from mlc_jitd.watch.looks import Looks
 from mlc_jitd.watch.observer import Events
 from mlc_jitd.watch.subscribers import Subscribers
@@ -89,7 +90,7 @@ class Watcher(Onlooker):
         self._unarmed = False
         self._following = Following(engine, work, asks, self, listed)
         self._told_trouble = ""
-        self._ending = False
+        self._ending = self._stirred = False
         self._next_check = self._next_arm = self._next_rescan = 0.0
         self._lost_why = ""
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -173,6 +174,15 @@ class Watcher(Onlooker):
         """Have something done in this room's thread."""
         self._inbox.put((handler, arguments))
 
+    def glance(self) -> None:
+        """Compare the marks of all folders whose file systems answer; in the daemon's rounds."""
+        for held in list(self._folders.values()):
+            last = held.last
+            if last is not None and not held.looking and self._arming.glanced(held) and mark(held.path) != last.mark:
+                self.post(self._glimpsed, held)
+        if not self._events.alive:
+            self.post(self._check)
+
     def _poke(self, folder: str) -> None:
         """An event. Many are one: 20,000 of them must not fill the inbox."""
         if folder not in self._poked:
@@ -205,11 +215,12 @@ class Watcher(Onlooker):
             each.close()
 
     def _patience(self) -> float:
-        if not self._folders and not self._following.pending:
-            return SCAN_SECONDS
+        if self._unarmed:
+            return ARM_SECONDS
         now = time.monotonic()
         dues = [each.state.due for each in self._folders.values() if not each.looking]
-        return max(0.02, min([now + CHECK_SECONDS, *dues]) - now)
+        restless = self._stirred or self._lost_why or self._following.pending or len(dues) < len(self._folders)
+        return max(0.02, min([now + (CHECK_SECONDS if restless else SCAN_SECONDS), *dues]) - now)
 
     def _begin(self) -> None:
         self._stale = frozenset(self._asks.stale())
@@ -283,6 +294,7 @@ class Watcher(Onlooker):
 
     def _happened(self, folder: str) -> None:
         self._poked.discard(folder)
+        self._stirred = True  # a watch that ended says so by an event
         self.tally.add("events")
         for path in self._arming.paths(folder):
             held = self._folders.get(path)
@@ -299,14 +311,23 @@ class Watcher(Onlooker):
         for held in self._folders.values():
             held.due(thoroughly=True)
 
+    def _glimpsed(self, held: Watched) -> None:
+        """A mark is not what it was."""
+        held.state = replace(held.state, due=0.0)
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        self._next_check = now + CHECK_SECONDS
+        self._stirred = False
+        self._events.check()
+        self._following.on_time(now)
+        if self._looks.check() is not None:
+            self._lose("a look hangs")
+
     def _on_time(self) -> None:
         now = time.monotonic()
         if now >= self._next_check:
-            self._next_check = now + CHECK_SECONDS
-            self._events.check()
-            self._following.on_time(now)
-            if self._looks.check() is not None:
-                self._lose("a look hangs")
+            self._check()
         if self._lost_why and now >= self._next_rescan:
             self._next_rescan = now + RESCAN_SECONDS
             self._rescan()

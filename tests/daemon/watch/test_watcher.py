@@ -11,6 +11,7 @@ import pytest
 from harness.leftovers import until
 from mlc_jit.messages import JitRequest
 from mlc_jitd.asks import Asks
+from mlc_jitd.rounds import Rounds
 from mlc_jitd.server import Peer
 from mlc_jitd.watch import Watcher, arming, looks, watcher
 from mlc_jitd.watch.look import look
@@ -60,7 +61,11 @@ def world(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     place.library.mkdir()
     found = World(place.library)
     found.watcher.start()
+    rounds = Rounds(0.05)
+    rounds.add(found.watcher.glance)
+    rounds.start()
     yield found
+    rounds.close()
     found.watcher.close()
 
 
