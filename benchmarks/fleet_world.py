@@ -29,11 +29,10 @@ from mlc_jitd.fleet.lease import (
     Terms,
     Turn,
 )
+from mlc_jitd.fleet.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from mlc_jitd.fleet.record import Record
 
 TIMEOUT_SECONDS = 5.0
 """How long a host waits for an answer that does not come."""
@@ -172,7 +171,9 @@ class World:
     # --- a host's way -----------------------------------------------------------------------------------------------
 
     def _look_up(self, work: Work) -> None:
-        self._request(work.host, "get-manifest", lambda: self._published(work.key), lambda got: self._looked_up(work, got))
+        self._request(
+            work.host, "get-manifest", lambda: self._published(work.key), lambda got: self._looked_up(work, got)
+        )
 
     def _looked_up(self, work: Work, got: bool | None) -> None:
         if got:
@@ -249,52 +250,49 @@ class World:
         assert claim is not None
         of = self._of(work.key)
 
-        def answer(given: Callable[[float], Step]) -> None:
-            self._step(work, given(self._clock(work.host)))
+        def ask(kind: str, effect: Callable[[], Any], answer: Callable[[Any, float], Step]) -> None:
+            def then(got: tuple[Any] | None) -> None:
+                now = self._clock(work.host)
+                self._step(work, claim.failed(now) if got is None else answer(got[0], now))
+
+            self._request(work.host, kind, lambda: (effect(),), then)
 
         match step:
             case Latest():
-                self._request(
-                    work.host,
-                    "list",
-                    lambda: (max(of.generations, default=None),),
-                    lambda got: answer(lambda now: claim.listed(got[0], now) if got else claim.failed(now)),
-                )
+                ask("list", lambda: max(of.generations, default=None), claim.listed)
             case Look(generation):
-                self._request(
-                    work.host,
+                ask(
                     "get-lease",
-                    lambda: (of.generations.get(generation),),
-                    lambda got: answer(
-                        lambda now: claim.looked(got[0], sent=sent, now=now) if got else claim.failed(now)
-                    ),
+                    lambda: of.generations.get(generation),
+                    lambda got, now: claim.looked(got, sent=sent, now=now),
                 )
             case Create(generation):
-
-                def create() -> tuple[bool]:
-                    made = generation not in of.generations
-                    if made:
-                        of.generations[generation] = Holding(claim.owner, work.host.name, 0, self.terms, 0).beat(0)
-                    return (made,)
-
-                def created(got: tuple[bool] | None) -> None:
-                    if got is None:
-                        answer(claim.failed)
-                    else:
-                        answer(claim.created if got[0] else claim.exists)
-
-                self._request(work.host, "put-lease", create, created)
+                ask(
+                    "put-lease",
+                    lambda: self._create(work, claim, generation),
+                    lambda got, now: claim.created(now) if got else claim.exists(now),
+                )
             case Fetch():
+                self._fetch(work, claim)
 
-                def fetched(got: tuple[bool] | None) -> None:
-                    if got is None:
-                        answer(claim.failed)
-                    elif got[0]:
-                        self._download(work, lambda: answer(lambda now: claim.fetched("there", now)))
-                    else:
-                        answer(lambda now: claim.fetched("absent", now))
+    def _create(self, work: Work, claim: Claim, generation: int) -> bool:
+        of = self._of(work.key)
+        if generation in of.generations:
+            return False
+        of.generations[generation] = Record(owner=claim.owner, host=work.host.name, lease=self.terms.lease)
+        return True
 
-                self._request(work.host, "get-manifest", lambda: (self._published(work.key),), fetched)
+    def _fetch(self, work: Work, claim: Claim) -> None:
+        def got_manifest(got: tuple[bool] | None) -> None:
+            now = self._clock(work.host)
+            if got is None:
+                self._step(work, claim.failed(now))
+            elif not got[0]:
+                self._step(work, claim.fetched("absent", now))
+            else:
+                self._download(work, lambda: self._step(work, claim.fetched("there", self._clock(work.host))))
+
+        self._request(work.host, "get-manifest", lambda: (self._published(work.key),), got_manifest)
 
     # --- compiling --------------------------------------------------------------------------------------------------
 
@@ -399,9 +397,7 @@ class World:
     def _clock(self, host: Host) -> float:
         return self.now * host.rate + host.offset
 
-    def _request(
-        self, host: Host, kind: str, effect: Callable[[], Any], then: Callable[[Any], None]
-    ) -> None:
+    def _request(self, host: Host, kind: str, effect: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Send a request; ``then`` gets what its effect returned, or None where no answer came."""
         self.requests[kind] += 1
         latency = self.random.lognormvariate(0.0, self.nature.spread) * self.nature.latency

@@ -29,6 +29,7 @@ from mlc_jitd.asks import Asks
 from mlc_jitd.build import StopSignal
 from mlc_jitd.compiling import TOOLCHAIN_CHANGED, Order
 from mlc_jitd.config import Settings
+from mlc_jitd.fellows import Away
 from mlc_jitd.housekeeper import make_room
 from mlc_jitd.lending import Lending, leases_here
 from mlc_jitd.reports import error_of, explained, stopgap_result
@@ -36,10 +37,12 @@ from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.fit import slots
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.store import Collector, Entry, Found, Uses
+from mlc_jitd.work import Built
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlc_jitd.compiling import Report
     from mlc_jitd.identity import Identity
     from mlc_jitd.toolchains.base import Stage
     from mlc_jitd.work import Work
@@ -195,6 +198,13 @@ class _Once:
         self.lending.uses.flush()
         return answer
 
+    def _build(self, order: Order, report: Report) -> Built:
+        while isinstance(built := self.work.build(order, report, self.stop), Away):
+            entry = built.wait(report, self.stop)
+            if entry is not None:
+                return Built(entry, compiled=False)
+        return built
+
     def _try(self, request: m.JitRequest) -> tuple[m.Result, Entry | None]:
         found = self.work.look_up(request)
         key = found.identity.key
@@ -230,7 +240,7 @@ class _Once:
             background=request.prewarm,
             accelerated=request.acceleration != "off",
         )
-        built = self.work.build(order, report, self.stop)
+        built = self._build(order, report)
         if self.naming is not None and built.compiled:
             self.naming.made(found.identity, built.entry)
         plain = result(request.id, found.identity, built.entry)

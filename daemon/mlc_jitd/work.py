@@ -11,7 +11,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlc_jit.errors import ConfigInvalidError, DaemonUnavailableError, JitError
+from mlc_jit.errors import (
+    CompileCancelledError,
+    CompileError,
+    CompileKilledError,
+    CompileOutOfMemoryError,
+    ConfigInvalidError,
+    DaemonUnavailableError,
+    JitError,
+)
+from mlc_jitd.compiling import TOOLCHAIN_CHANGED
+from mlc_jitd.fellows import Away, Came
 from mlc_jitd.identity import end_helpers
 from mlc_jitd.known import Known
 from mlc_jitd.store import Found
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
     from mlc_jitd.build import StopSignal
     from mlc_jitd.compiling import Compiler, Order, Report
     from mlc_jitd.explain import Explanation
+    from mlc_jitd.fellows import Fellows, Lease
     from mlc_jitd.identity import Identifier, Identity, UpstreamName
     from mlc_jitd.store import Entry, KeyLock, Missing, Store
     from mlc_jitd.upstream import Stopgap
@@ -42,6 +53,9 @@ FROZEN_SECONDS = 10.0
 
 LOCKED = "locked"
 """The stage in which another process has the key; no part of a compile."""
+
+HERE_ALONE = (CompileCancelledError, CompileKilledError, CompileOutOfMemoryError)
+"""Ends of a compile that are this host's and not the configuration's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,8 @@ class Work:
         self.compiler = compiler
         self.known = Known(store, identifier.edits)
         self.upstream = Upstream(identifier, store)
+        self.fellows: Fellows | None = None
+        """Other hosts that may compile the same."""
 
     def look_up(self, request: JitRequest) -> LookUp:
         """Work out what is asked and whether it is there.
@@ -153,8 +169,8 @@ class Work:
             logger.info("upstream's name of %s is not known: %s", identity.key[:12], error.message)
             return ""
 
-    def build(self, order: Order, report: Report, stop: StopSignal) -> Built:
-        """Compile and publish, under the key's lock, unless another process does or just did.
+    def build(self, order: Order, report: Report, stop: StopSignal) -> Built | Away:
+        """Compile and publish, under the key's lock, unless another process or host does or just did.
 
         Args:
             order: What to compile.
@@ -176,7 +192,14 @@ class Work:
                 created = answer.entry.manifest.created
                 if not order.redo or (waited and created >= order.asked_at):
                     return Built(answer.entry, compiled=False)
-            return Built(self.compiler.compile(order, report, stop), compiled=True)
+            if self.fellows is None or order.redo:
+                return Built(self.compiler.compile(order, report, stop), compiled=True)
+            taken = self.fellows.take(order.identity, stop)
+            if isinstance(taken, Came):
+                return Built(taken.entry, compiled=False)
+            if isinstance(taken, Away):
+                return taken
+            return Built(self._compile(order, taken, report, stop), compiled=True)
         finally:
             lock.release()
 
@@ -188,6 +211,25 @@ class Work:
         """End the warm compilers, when no compile runs any more, and the compilers that are being asked something."""
         end_helpers()
         self.compiler.close()
+
+    def _compile(self, order: Order, lease: Lease, report: Report, stop: StopSignal) -> Entry:
+        """Compile, and let the other hosts know how that goes."""
+
+        def told(stage: Stage) -> None:
+            lease.tell(stage)
+            report(stage)
+
+        try:
+            entry = self.compiler.compile(order, told, stop)
+        except CompileError as error:
+            here_alone = isinstance(error, HERE_ALONE) or error.reason == TOOLCHAIN_CHANGED
+            lease.end("released" if here_alone else "failed")
+            raise
+        except BaseException:
+            lease.end("released")
+            raise
+        lease.made()
+        return entry
 
     def _take(self, lock: KeyLock, report: Report, stop: StopSignal) -> bool:
         """Take the key's lock; whether somebody else held it."""

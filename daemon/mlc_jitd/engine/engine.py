@@ -289,6 +289,7 @@ class Engine:
             self._drain_by = time.monotonic() + (0.0 if now else self.drain_seconds)
             self.retire()
             self._do(self._broker.drain())
+            self._jobs.release_aside()
         if now:
             self._drain_by = time.monotonic()
         self._tick()

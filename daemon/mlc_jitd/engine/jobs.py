@@ -13,6 +13,7 @@ from mlc_jit.errors import CompileError, CompileOutOfMemoryError, JitError
 from mlc_jitd import broker as b
 from mlc_jitd.compiling import LOADING, TOOLCHAIN_CHANGED, Order, Report
 from mlc_jitd.engine.ledger import JobState
+from mlc_jitd.fellows import ELSEWHERE, Away
 from mlc_jitd.headway import Headway
 from mlc_jitd.reports import cannot, error_of, internal, place, trouble_of
 from mlc_jitd.schedule.jobs import Accepted, Demand
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from mlc_jitd.toolchains.base import Stage
 
 logger = logging.getLogger(__name__)
+
+MOST_ASIDE = 64
+"""Jobs that may wait for other hosts beside those that run; each is a thread."""
 
 
 class Jobs:
@@ -79,6 +83,8 @@ class Jobs:
         self._look_up_again = look_up_again
         self._do = do
         self._counters = counters
+        self._aside: set[str] = set()
+        """Jobs that wait for other hosts and gave their cores back."""
 
     # --- the broker's instructions ----------------------------------------------------------------------------------
 
@@ -164,8 +170,15 @@ class Jobs:
             self._inbox.post(self._advanced, key, stage, time.monotonic())
 
         def run() -> None:
-            ended = carry_out(self._work, state, grant, report, redo=redo, background=background, memory_total=total)
-            if isinstance(ended, Built):
+            ended: Built | Away | JitError | None = carry_out(
+                self._work, state, grant, report, redo=redo, background=background, memory_total=total
+            )
+            if isinstance(ended, Away):
+                self._inbox.post(self._step_aside, key)
+                ended = wait_for(ended, state, report)
+            if ended is None:
+                self._inbox.post(self._again, key)
+            elif isinstance(ended, Built):
                 self._inbox.post(self._built, key, ended)
             else:
                 self._inbox.post(self._failed, key, ended)
@@ -183,7 +196,7 @@ class Jobs:
         state = self._jobs.get(key)
         if state is None:
             return
-        if stage.name not in (LOCKED, LOADING):
+        if stage.name not in (LOCKED, LOADING, ELSEWHERE):
             state.headway.enter(stage.name, now)
         self._onlookers.tell(lambda each: each.advanced(key, stage, now))
         self._tell_place(key, state, stage.name, stage.detail, now)
@@ -207,6 +220,28 @@ class Jobs:
         self._onlookers.tell(lambda each: each.finished(key, built))
         self._do(self._broker.finished(key, compiled=built.compiled))
         self._ended(key)
+
+    def _step_aside(self, key: str) -> None:
+        """Another host compiles it, so others here may have the cores; not all at once: each that waits is a thread."""
+        if len(self._aside) < MOST_ASIDE:
+            self._aside.add(key)
+            self._queue.finished(key, time.monotonic())
+            self.admit()
+
+    def _again(self, key: str) -> None:
+        """It is not waited for any more: the next step takes cores."""
+        state = self._jobs[key]
+        self._aside.discard(key)
+        self._queue.finished(key, time.monotonic())
+        self._do(self._broker.requeued(key, b.Step("queued", "no other host compiles it")))
+        if self._jobs.get(key) is state:
+            self._queue.again(demand_of(key, state, interactive=self._broker.jobs[key].interactive))
+        self.admit()
+
+    def release_aside(self) -> None:
+        """The daemon drains: who only waits for other hosts is handed back at once, like who is queued."""
+        for key in self._aside:
+            self._jobs[key].stop.stop("draining")
 
     def _failed(self, key: str, error: JitError) -> None:
         state = self._jobs[key]
@@ -237,6 +272,7 @@ class Jobs:
         logger.info("asking again: %s", error.message)
 
     def _ended(self, key: str) -> None:
+        self._aside.discard(key)
         self._ledger.settle(key)
         self.admit()
 
@@ -267,7 +303,7 @@ def carry_out(
     redo: bool,
     background: bool,
     memory_total: int,
-) -> Built | JitError:
+) -> Built | Away | JitError:
     """Do one admitted job; blocks until it is over, and raises nothing.
 
     Args:
@@ -299,6 +335,18 @@ def carry_out(
     except Exception as error:
         logger.exception("a compile could not be carried out")
         return internal(error)
+
+
+def wait_for(away: Away, state: JobState, report: Report) -> Built | JitError | None:
+    """Wait for another host's compile; ``None`` if the job is to be tried again. Raises nothing."""
+    try:
+        entry = away.wait(report, state.stop)
+    except JitError as error:
+        return error
+    except Exception as error:
+        logger.exception("another host's compile could not be waited for")
+        return internal(error)
+    return None if entry is None else Built(entry, compiled=False)
 
 
 def demand_of(key: str, state: JobState, *, interactive: bool) -> Demand:

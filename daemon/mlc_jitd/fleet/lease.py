@@ -265,6 +265,10 @@ class Claim:
             case Fetch():
                 return self._ask(self.state, Fetch(now + pause))
 
+    def stop(self) -> Outcome:
+        """Nobody wants it any more, or the host goes away."""
+        return self._over(Turn("stopped"))
+
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _won(self, now: float) -> Step:
@@ -288,7 +292,9 @@ class Claim:
 
     def _create(self, generation: int, now: float) -> Step:
         if not self.may_hold:
-            return self._over(Local("read-only", "nobody compiles it, and this host writes nothing to the remote store"))
+            return self._over(
+                Local("read-only", "nobody compiles it, and this host writes nothing to the remote store")
+            )
         self._creations += 1
         if self._creations > TRIES * (1 + DEATHS):
             return self._over(Local("store-fault", "the remote store takes no lease"))
@@ -359,12 +365,12 @@ class Holding:
         self.lost = False
         """Whether another host holds a later generation."""
         self._record = Record(owner=owner, host=host, lease=terms.lease)
-        self._terms = terms
+        self.terms = terms
         self._began = self._kept = now
 
     def due(self) -> float:
         """When the next sign of life is to be given."""
-        return self._kept + self._terms.beat
+        return self._kept + self.terms.beat
 
     def beat(self, now: float, *, stage: str = "", left: float | None = None, ended: str = "") -> Record:
         """The next sign of life, or with ``ended`` the last; to be written over the generation's object."""
@@ -382,4 +388,4 @@ class Holding:
 
     def doubtful(self, now: float) -> bool:
         """Whether others may hold this host for dead: its last sign of life is older than the lease time."""
-        return self.lost or now - self._kept >= self._terms.lease
+        return self.lost or now - self._kept >= self.terms.lease

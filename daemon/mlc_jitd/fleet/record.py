@@ -51,9 +51,7 @@ class Record:
     def next(self, *, stage: str, elapsed: float, left: float | None, ended: str = "") -> Record:
         """The holder's next sign of life."""
         assert ended in _ENDS
-        return replace(
-            self, beat=self.beat + 1, stage=stage, elapsed=elapsed, left=left, ended=cast("Ended", ended)
-        )
+        return replace(self, beat=self.beat + 1, stage=stage, elapsed=elapsed, left=left, ended=cast("Ended", ended))
 
     def encode(self) -> bytes:
         """As the object's bytes."""

@@ -128,6 +128,17 @@ class Queue:
         self._enter(dataclasses.replace(run.demand, exclusive=True))
         return Accepted(job=job, position=self.position(job) or 0)
 
+    def again(self, demand: Demand) -> Accepted:
+        """A job that gave its place back wants it again: it keeps its age, and no bound turns it away.
+
+        Raises:
+            ValueError: A job of this name is queued or running.
+        """
+        if demand.job in self._waiting or demand.job in self._running:
+            raise ValueError(f"job {demand.job!r} is in the queue already")
+        self._enter(demand)
+        return Accepted(job=demand.job, position=self.position(demand.job) or 0)
+
     def admit(self, capacity: Capacity, now: float, used: Mapping[str, int] = _NOBODY) -> Admission:
         """Everybody who may start now; they count as running from here on.
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness import fleet
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from harness import fleet
 from mlc_jitd.fleet.lease import Terms
 
 world_of = fleet.load()
