@@ -1,20 +1,20 @@
-"""nvcc's answers are kept by what it was asked. A stand-in plays nvcc: it needs no GPU to be asked for sm_90."""
+"""nvcc's answers are kept by what it was asked: a stand-in's, and its own where there is one. No GPU is needed."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import struct
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from mlc_jitd.store import KernelStore
 from mlc_jitd.toolchains import kernels
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytest.importorskip("tvm")
 pytestmark = [pytest.mark.tvm, pytest.mark.timeout(120)]
@@ -45,22 +45,26 @@ print(json.dumps(said))
 
 
 class Host:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, nvcc: str) -> None:
         self.folder = folder
         self.store = KernelStore(folder, limit=1 << 20)
         (folder / "bin").mkdir()
-        (folder / "bin/nvcc").write_text(NVCC.format(python=sys.executable))
+        (folder / "bin/nvcc").write_text(nvcc)
         (folder / "bin/nvcc").chmod(0o755)
         (folder / "ask.py").write_text(ASK)
         self.number = 0
 
     def ask(self, *questions: object, identity: str = "nvcc 13", **environ: str) -> list[str]:
+        answers: list[str] = json.loads(self.run("ask.py", json.dumps(questions), identity=identity, **environ))
+        return answers
+
+    def run(self, script: str, *arguments: str, identity: str = "nvcc 13", **environ: str) -> str:
         self.number += 1
         new = self.folder / f"new-{self.number}"
         new.mkdir()
         launch = [
             sys.executable, "-P", kernels.LAUNCH, "--store", self.store.root, "--new", new, "--identity", "a TVM",
-            "--workers", "1", "--device-identity", identity, "--", self.folder / "ask.py", json.dumps(questions),
+            "--workers", "1", "--device-identity", identity, "--", self.folder / script, *arguments,
         ]  # fmt: skip
         env = {
             **os.environ,
@@ -71,8 +75,7 @@ class Host:
         done = subprocess.run(launch, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         self.store.take_in(new, kernels.read_report(new))
-        answers: list[str] = json.loads(done.stdout)
-        return answers
+        return done.stdout
 
     def calls(self) -> int:
         path = self.folder / "calls"
@@ -81,7 +84,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    return Host(tmp_path)
+    return Host(tmp_path, NVCC.format(python=sys.executable))
 
 
 SM_90 = ["-gencode", "arch=compute_90,code=sm_90"]
@@ -127,3 +130,112 @@ def test_without_knowing_the_host_tools_nothing_is_kept(host: Host) -> None:
     host.ask(["code", None, SM_90], identity="")
     host.ask(["code", None, SM_90], identity="")
     assert host.calls() == 2
+
+
+COUNTED = """#!/bin/sh
+echo call >> "$CALLS"
+exec {nvcc} "$@"
+"""
+
+KERNEL = """
+#include <cuda_fp16.h>
+extern "C" __global__ void doubled(half* a, float* b) { b[threadIdx.x] = __half2float(a[threadIdx.x]) * 2.0f; }
+"""
+
+ASK_FOR_CUBIN = """
+import sys
+from tvm.support import nvcc
+from tvm.target import Target
+with Target({"kind": "cuda", "arch": "sm_90"}):
+    print(nvcc.compile_cuda(sys.argv[1], "cubin", compiler="nvcc").hex())
+"""
+
+COMPILE = """
+import sys
+import tvm
+from tvm.script import ir as I, tirx as T
+from tvm.target import Target
+
+@I.ir_module
+class Module:
+    @T.prim_func(s_tir=True)
+    def doubled(A: T.Buffer((1024,), "float32"), B: T.Buffer((1024,), "float32")):
+        for i in T.thread_binding(8, thread="blockIdx.x"):
+            for j in T.thread_binding(128, thread="threadIdx.x"):
+                with T.sblock("b"):
+                    v = T.axis.spatial(1024, i * 128 + j)
+                    B[v] = A[v] * T.float32(2)
+
+if tvm.get_global_func("ffi.Module.create.cuda", allow_missing=True) is None:
+    print("no runtime")
+else:
+    host = {"kind": "llvm", "mtriple": "x86_64-unknown-linux-gnu", "mcpu": sys.argv[2]}
+    with Target({"kind": "cuda", "arch": "sm_90"}, host=host) as target:
+        tvm.compile(Module, target).export_library(sys.argv[1])
+"""
+
+FATBIN = bytes.fromhex("50ed55ba")
+EM_CUDA = 190
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Host:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or shutil.which("g++") is None:
+        pytest.skip("needs nvcc and g++ in PATH; nvcc needs no GPU")
+    return Host(tmp_path, COUNTED.format(nvcc=nvcc))
+
+
+def test_real_nvcc_is_asked_once_for_a_cubin(real: Host) -> None:
+    (real.folder / "cubin.py").write_text(ASK_FOR_CUBIN)
+    first = bytes.fromhex(real.run("cubin.py", KERNEL))
+    assert first[:4] == b"\x7fELF"
+    assert struct.unpack_from("<H", first, 18) == (EM_CUDA,)
+    assert b".text.doubled" in first
+    assert b"-arch sm_90" in first
+    assert bytes.fromhex(real.run("cubin.py", KERNEL)) == first
+    assert real.calls() == 1
+    assert bytes.fromhex(real.run("cubin.py", KERNEL.replace("2.0f", "3.0f"))) != first
+    assert real.calls() == 2
+
+
+def test_a_library_for_sm_90_has_the_code_that_real_nvcc_made_once(real: Host) -> None:
+    (real.folder / "compile.py").write_text(COMPILE)
+    driverless = f"{stand_in_driver(real.folder)}:{toolkit() / 'lib64'}:{toolkit() / 'lib'}"
+    found = []
+    for mcpu in ("x86-64", "x86-64-v2"):
+        library = real.folder / f"{mcpu}.so"
+        said = real.run("compile.py", str(library), mcpu, LD_LIBRARY_PATH=driverless, TVM_CUDA_COMPILE_MODE="nvcc")
+        if "no runtime" in said:
+            pytest.skip("this TVM's CUDA runtime can't be loaded with this toolkit, and without it TVM calls no nvcc")
+        payload = library.read_bytes()
+        assert b"__global__" not in payload, "source is no code"
+        found.append(payload[payload.index(FATBIN) :][: 1 << 10])
+    assert found[0] == found[1]
+    assert (real.calls(), real.store.counters()["nvcc_answers_reused"]) == (1, 1)
+
+
+def stand_in_driver(folder: Path) -> Path:
+    """A folder with a ``libcuda.so.1`` that has every function TVM's runtime wants, and none that does anything."""
+    import tvm
+
+    runtime = Path(tvm.__file__).parent / "lib" / "libtvm_runtime_cuda.so"
+    listed = subprocess.run(["nm", "-D", "--undefined-only", runtime], capture_output=True, text=True, check=False)
+    wanted = re.findall(r" U (cu[A-Z]\w+)$", listed.stdout, re.MULTILINE)
+    if not wanted:
+        pytest.skip("this TVM has no CUDA runtime of its own to load")
+    (folder / "driver").mkdir()
+    (folder / "driver.c").write_text("".join(f"int {name}(void) {{ return 999; }}\n" for name in wanted))
+    build = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", folder / "driver/libcuda.so.1"]
+    subprocess.run([*build, folder / "driver.c"], check=True)
+    return folder / "driver"
+
+
+def toolkit() -> Path:
+    """Where nvcc says that it lies; a wrapper may stand in PATH."""
+    said = subprocess.run(
+        ["nvcc", "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True, check=True
+    )
+    found = re.search(r"^#\$ TOP=(.+)$", said.stderr, re.MULTILINE)
+    assert found is not None
+    return Path(found[1]).resolve()
