@@ -9,6 +9,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from harness import containers
@@ -88,7 +89,8 @@ def test_containers_of_one_image_share_a_daemon_a_cache_and_each_compile(
     assert len(place.artifacts()) == 1
     status = json.loads(second.run(sys.executable, "-P", "-m", "mlc_jit", "status", "--json").stdout)
     assert (status["pid"], status["counters"]["compiles"], status["counters"]["hits"]) == (1, 1, 1)
-    assert len(place.daemons()) == 1, "nobody started another"
+    running = [pid for pid in place.daemons() if psutil.Process(pid).name() != "unshare"]
+    assert len(running) == 1, "nobody started another"
 
 
 def test_a_client_may_have_the_cache_read_only(
