@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import leftovers
-from harness.leftovers import MARK, Scene, until
+from harness.daemons import Clients
+from harness.leftovers import MARK, Scene, alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +88,15 @@ def test_a_thread_and_a_descriptor(scene: Scene) -> None:
     if Path("/proc").is_dir():
         assert "descriptor" in left
     assert scene.leftovers() == []
+
+
+def test_a_fleet_whose_test_failed_is_ended(place: Place, pids: list[int]) -> None:
+    clients = Clients(place)
+    fleet = clients.code("os.fork()\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
+    assert fleet.process.stdout is not None
+    pids += [int(fleet.process.stdout.readline()) for _ in range(2)]
+    clients.end()
+    until(lambda: not any(map(alive, pids)))
 
 
 def test_every_place_is_the_tests_own(place: Place) -> None:

@@ -25,22 +25,9 @@ def served(path: Path) -> bool:
     """
     if os.environ.get("MLC_JITD_SOCKET"):
         return True
-    import fcntl  # noqa: PLC0415 - not for a hit
+    from mlc_jit.held import is_held  # noqa: PLC0415 - not for a hit
 
-    try:
-        fd = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(fd)
+    return is_held(path.with_suffix(".lock")) is not False
 
 
 def reach(path: Path) -> Reach:

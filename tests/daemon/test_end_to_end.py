@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from harness.configs import LLAMA
 from harness.daemons import status
 from mlc_jit import jit
 
@@ -137,28 +138,12 @@ def test_the_manifest_says_what_the_entry_is(daemon: Daemon, double: Double, pla
     assert Path(path).stat().st_mode & 0o777 == 0o444
 
 
-REAL = {
-    "model_type": "llama",
-    "quantization": "q0f32",
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 1,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 64,
-    "context_window_size": 64,
-    "prefill_chunk_size": 32,
-    "max_batch_size": 1,
-}
-
-
 @pytest.mark.tvm
 @pytest.mark.timeout(120)  # 10 s on two idle cores
 def test_a_real_compile_for_a_caller_with_a_tvm_device(daemon: Daemon, place: Place, client: Clients) -> None:
     tvm = pytest.importorskip("tvm")
     model = place.folder("llama")
-    (model / "mlc-chat-config.json").write_text(json.dumps({**REAL, "model_config": {}}))
+    (model / "mlc-chat-config.json").write_text(json.dumps(LLAMA))
     seen: list[str] = []
     path = jit(model, {}, tvm.cpu(0), on_progress=lambda progress: seen.append(progress.stage)).model_lib_path
     assert client.ask(model).path() == path  # the text `cpu`, in a process that has not imported tvm

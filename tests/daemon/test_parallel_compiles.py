@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from harness.configs import LLAMA
 from harness.daemons import status, until, waiters
 from mlc_jit import api, channel
 from mlc_jit import messages as m
@@ -276,23 +277,6 @@ def test_what_takes_more_memory_than_the_host_may_give_is_tried_once_more_alone_
     until(lambda: not status().jobs)
 
 
-TINY = {
-    "model_type": "llama",
-    "quantization": "q0f32",
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 1,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 64,
-    "context_window_size": 64,
-    "prefill_chunk_size": 32,
-    "max_batch_size": 1,
-    "model_config": {},
-}
-
-
 def held(pid: int) -> int:
     """Bytes that the processes below one hold together, shared pages counted once."""
     total = 0
@@ -314,7 +298,7 @@ def test_six_real_configurations_on_two_slots_stay_within_their_memory(
     folders = []
     for n in range(7):
         folder = place.folder(f"llama{n}")
-        (folder / "mlc-chat-config.json").write_text(json.dumps({**TINY, "vocab_size": 64 + n}))
+        (folder / "mlc-chat-config.json").write_text(json.dumps({**LLAMA, "vocab_size": 64 + n}))
         folders.append(folder)
     assert client.ask(folders[0]).path(100), "the need of its like is known from here on"
     fleet = client.fleet(folders[1:])

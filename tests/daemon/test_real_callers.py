@@ -16,43 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.configs import MLC_PYTHON, MLC_PYTHONPATH, QUANTIZED, with_mlc_llm
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.daemons import Daemon, Place
 
-PYTHON = os.environ.get("MLC_JITD_TEST_PYTHON", "")
-
-pytestmark = [
-    pytest.mark.mlc_llm,
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(not PYTHON, reason="MLC_JITD_TEST_PYTHON names no interpreter that has mlc_llm"),
-]
+pytestmark = with_mlc_llm
 
 CONFIG: dict[str, Any] = {
+    **QUANTIZED,
     "version": "0.1.0",
-    "model_type": "llama",
-    "quantization": "q4f32_1",
-    "model_config": {
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 1,
-        "num_key_value_heads": 2,
-        "head_dim": 64,
-        "rms_norm_eps": 1e-05,
-        "vocab_size": 512,
-        "position_embedding_base": 10000.0,
-        "context_window_size": 256,
-        "prefill_chunk_size": 64,
-        "max_batch_size": 2,
-    },
     "vocab_size": 512,
-    "context_window_size": 256,
     "sliding_window_size": -1,
-    "prefill_chunk_size": 64,
     "attention_sink_size": -1,
-    "tensor_parallel_shards": 1,
     "pipeline_parallel_stages": 1,
     "conv_template": {
         "name": "plain",
@@ -104,17 +82,17 @@ def run(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         libraries = source.parent / f"py{name}.libs"
         if libraries.exists():
             (links / libraries.name).symlink_to(libraries)
-    search = (str(links), os.environ.get("MLC_JITD_TEST_PYTHONPATH", ""))
+    search = (str(links), MLC_PYTHONPATH)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, search)))
     monkeypatch.setenv("SKIP_LOADING_MLCLLM_SO", "1")
-    version = [PYTHON, "-c", "import sys; print(sys.version_info[:2])"]
+    version = [MLC_PYTHON, "-c", "import sys; print(sys.version_info[:2])"]
     if subprocess.run(version, capture_output=True, text=True, check=True).stdout.strip() != str(sys.version_info[:2]):
         pytest.skip("the interpreter that has mlc_llm is of another version")
     program = place.root / "program.py"
 
     def start(code: str, *words: str | Path, under_exec: bool = False) -> Any:
         program.write_text(code)
-        command = [PYTHON, os.fspath(program), *map(os.fspath, words)]
+        command = [MLC_PYTHON, os.fspath(program), *map(os.fspath, words)]
         if under_exec:
             command = [sys.executable, "-m", "mlc_jit", "exec", "--require", "--", *command]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place.root)

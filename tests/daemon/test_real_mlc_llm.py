@@ -13,49 +13,22 @@ from pathlib import Path
 
 import pytest
 
+from harness.configs import MLC_PYTHON, MLC_PYTHONPATH, QUANTIZED, with_mlc_llm
 from harness.leftovers import until
 from mlc_jit import CompileError, ConfigInvalidError, jit
 
-PYTHON = os.environ.get("MLC_JITD_TEST_PYTHON", "")
-
-pytestmark = [
-    pytest.mark.mlc_llm,
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(not PYTHON, reason="MLC_JITD_TEST_PYTHON names no interpreter that has mlc_llm"),
-]
-
-TINY = {
-    "model_type": "llama",
-    "quantization": "q4f32_1",
-    "model_config": {
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 1,
-        "num_key_value_heads": 2,
-        "head_dim": 64,
-        "rms_norm_eps": 1e-05,
-        "vocab_size": 512,
-        "position_embedding_base": 10000.0,
-        "context_window_size": 256,
-        "prefill_chunk_size": 64,
-        "max_batch_size": 2,
-    },
-    "context_window_size": 256,
-    "prefill_chunk_size": 64,
-    "tensor_parallel_shards": 1,
-}
+pytestmark = with_mlc_llm
 
 
 @pytest.fixture
 def real(monkeypatch):
-    monkeypatch.setenv("MLC_JITD_PYTHON", PYTHON)
-    monkeypatch.setenv("PYTHONPATH", os.environ.get("MLC_JITD_TEST_PYTHONPATH", ""))
+    monkeypatch.setenv("MLC_JITD_PYTHON", MLC_PYTHON)
+    monkeypatch.setenv("PYTHONPATH", MLC_PYTHONPATH)
     monkeypatch.setenv("SKIP_LOADING_MLCLLM_SO", "1")
 
 
 def test_a_cpu_library_is_compiled_once_and_then_hit(daemon, real, model):
-    folder = model(**TINY)
+    folder = model(**QUANTIZED)
     stages: list[str] = []
     first = jit(folder, {}, "cpu", on_progress=lambda progress: stages.append(progress.stage))
     again = jit(folder, {}, "cpu:0", on_progress=lambda _progress: stages.append("compiled again"))
@@ -66,7 +39,7 @@ def test_a_cpu_library_is_compiled_once_and_then_hit(daemon, real, model):
 
 
 def test_an_android_archive_has_upstreams_prefix(daemon, real, model):
-    result = jit(model(**TINY), {}, "android")
+    result = jit(model(**QUANTIZED), {}, "android")
     assert result.system_lib_prefix is not None
     assert result.system_lib_prefix.startswith("llama_q4f32_1_")
     with tarfile.open(result.model_lib_path) as archive:
@@ -91,7 +64,7 @@ sys.stderr.write("FOUND " + json.dumps(found))
 
 def upstream(folder: Path, *devices: str, policy: str) -> list[str]:
     """What upstream's own ``jit()`` finds or makes, in a process that has nothing of ours."""
-    words = [PYTHON, "-P", "-c", UPSTREAM, json.dumps([str(folder), *devices])]
+    words = [MLC_PYTHON, "-P", "-c", UPSTREAM, json.dumps([str(folder), *devices])]
     env = {**os.environ, "MLC_JIT_POLICY": policy}
     done = subprocess.run(words, env=env, cwd="/", capture_output=True, text=True, timeout=1000, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -99,7 +72,7 @@ def upstream(folder: Path, *devices: str, policy: str) -> list[str]:
 
 
 def test_upstreams_own_jit_finds_what_was_compiled_here(daemon, real, model, place):
-    folder = model(**TINY)
+    folder = model(**QUANTIZED)
     path = jit(folder, {}, "cpu").model_lib_path
     until(lambda: len(list((place.library / ".upstream").glob("*.json"))) == 2, what="copies", limit=300)
     found = upstream(folder, "cpu", "cpu:0", "a tvm Device", policy="READONLY")
@@ -110,7 +83,7 @@ def test_upstreams_own_jit_finds_what_was_compiled_here(daemon, real, model, pla
 
 
 def test_what_upstream_left_is_served_where_compiling_is_forbidden(daemon, real, model, monkeypatch, caplog, mlc_jit):
-    folder = model(**TINY)
+    folder = model(**QUANTIZED)
     (theirs,) = upstream(folder, "cpu", policy="ON")
     monkeypatch.setenv("MLC_JIT_POLICY", "READONLY")
     for _ in range(2):
@@ -125,8 +98,8 @@ def test_what_upstream_left_is_served_where_compiling_is_forbidden(daemon, real,
 
 def test_what_the_compiler_refuses_is_told_with_its_own_cause(daemon, real, model):
     with pytest.raises(ConfigInvalidError, match="llama9000"):
-        jit(model(**{**TINY, "model_type": "llama9000"}), {}, "cpu")
-    broken = {**TINY, "model_config": {**TINY["model_config"], "num_key_value_heads": 3}}  # type: ignore[dict-item]
+        jit(model(**{**QUANTIZED, "model_type": "llama9000"}), {}, "cpu")
+    broken = {**QUANTIZED, "model_config": {**QUANTIZED["model_config"], "num_key_value_heads": 3}}  # type: ignore[dict-item]
     with pytest.raises(CompileError) as failed:
         jit(model("broken", **broken), {}, "cpu")
     assert "assert" in str(failed.value).lower()
@@ -135,7 +108,7 @@ def test_what_the_compiler_refuses_is_told_with_its_own_cause(daemon, real, mode
 
 def test_a_library_that_is_compiled_again_computes_the_same(real, model, mlc_jit):
     explicit = '{"kind":"llvm","mtriple":"x86_64-unknown-linux-gnu","mcpu":"x86-64-v3"}'
-    compiled = mlc_jit("compile", model(**TINY), "--device", explicit, "--json", limit=600)
+    compiled = mlc_jit("compile", model(**QUANTIZED), "--device", explicit, "--json", limit=600)
     key = json.loads(compiled.stdout)["key"]
     done = mlc_jit("verify", key, "--recompile", "--json", limit=600)
     (found,) = json.loads(done.stdout)["recompiled"]

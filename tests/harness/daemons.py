@@ -258,6 +258,7 @@ class Clients:
             cwd=self._place.root,
             env={**os.environ, **(variables or {})},
             pass_fds=pass_fds,
+            process_group=0,
         )
         client = Client(process)
         self._started.append(client)
@@ -281,7 +282,7 @@ class Clients:
         """Nobody stays."""
         for client in self._started:
             if client.process.poll() is None:
-                client.process.kill()
+                os.killpg(client.pid, signal.SIGKILL)  # a fleet's members too: they hold its pipes
             client.process.communicate()
 
 

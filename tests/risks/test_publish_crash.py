@@ -6,10 +6,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 CHILD = Path(__file__).with_name("store_child.py")
+
+
+def crashes(home: Path, scenario: str) -> list[dict[str, Any]]:
+    """What is seen after a crash at each step of a scenario; the last run comes to its end."""
+    run = subprocess.run(
+        [sys.executable, CHILD, "crash", home, scenario], check=True, capture_output=True, text=True, timeout=18
+    )
+    steps: list[dict[str, Any]] = json.loads(run.stdout)
+    assert [step["status"] for step in steps] == [42] * (len(steps) - 1) + [0]
+    return steps
 
 
 @pytest.mark.parametrize(
@@ -23,12 +34,7 @@ CHILD = Path(__file__).with_name("store_child.py")
     ],
 )
 def test_every_step_leaves_a_whole_entry_or_none(tmp_path: Path, scenario: str, allowed: set[str]) -> None:
-    run = subprocess.run(
-        [sys.executable, CHILD, "crash", tmp_path / "home", scenario],
-        check=True, capture_output=True, text=True, timeout=18,
-    )  # fmt: skip
-    steps = json.loads(run.stdout)
-    assert [step["status"] for step in steps] == [42] * (len(steps) - 1) + [0]
+    steps = crashes(tmp_path / "home", scenario)
     assert {step["seen"] for step in steps} <= allowed
     assert {step["after"] for step in steps} <= allowed
     assert {step["next"] for step in steps} == {"next"}
@@ -43,12 +49,7 @@ def test_every_step_leaves_a_whole_entry_or_none(tmp_path: Path, scenario: str, 
     [("collect", "absent"), ("collect-older", "new"), ("collect-handed", "old")],
 )
 def test_every_step_of_a_collection_leaves_whole_entries(tmp_path: Path, scenario: str, last: str) -> None:
-    run = subprocess.run(
-        [sys.executable, CHILD, "crash", tmp_path / "home", scenario],
-        check=True, capture_output=True, text=True, timeout=18,
-    )  # fmt: skip
-    steps = json.loads(run.stdout)
-    assert [step["status"] for step in steps] == [42] * (len(steps) - 1) + [0]
+    steps = crashes(tmp_path / "home", scenario)
     before = "new" if scenario == "collect-older" else "old"
     assert {step["seen"] for step in steps} <= {before, "absent"}
     # While the artifact is there, a crash loses nothing: the entry comes back.

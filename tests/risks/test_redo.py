@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.configs import LLAMA
 from harness.daemons import status, until, waiters
 from mlc_jit import jit
 
@@ -148,23 +149,6 @@ def test_a_damaged_library_is_set_aside_and_compiled_again(daemon: Daemon, doubl
     assert (counters["damaged"], counters["misses_damaged"]) == (3, 3)
     assert len(list((place.library / ".quarantine").iterdir())) == 3
 
-
-LLAMA = {
-    "model_type": "llama",
-    "quantization": "q0f32",
-    "model_config": {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "num_hidden_layers": 1,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": 64,
-        "context_window_size": 64,
-        "prefill_chunk_size": 32,
-        "max_batch_size": 1,
-    },
-}
 
 RUN = """
 import numpy as np, tvm

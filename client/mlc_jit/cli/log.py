@@ -6,7 +6,6 @@ Only for what waits in a queue must a daemon be asked.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mlc_jit import messages as m
 from mlc_jit.cli.asking import answer
 from mlc_jit.errors import DaemonError, RequestError
+from mlc_jit.held import is_held
 from mlc_jit.locations import locate
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _follow(home: Path, key: str, path: Path) -> None:
     while True:
         if time.monotonic() - asked >= ASK_SECONDS:
             asked, queued = time.monotonic(), key in _jobs()
-        goes_on = queued or is_locked(home / LOCKS / key)  # before the file is read, so that its end is not missed
+        goes_on = queued or is_held(home / LOCKS / key)  # before the file is read, so that its end is not missed
         if not growing.look() and not goes_on:
             raise _not_begun(key)
         if not goes_on:
@@ -192,23 +192,6 @@ def _read(file: BinaryIO, at: int, count: int) -> bytes:
 
 def _say(text: str) -> None:
     print(f"mlc-jit: {text}", file=sys.stderr, flush=True)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether somebody compiles or publishes the key of this lock. The kernel knows, whoever it is."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return False
 
 
 def _jobs() -> list[str]:

@@ -14,9 +14,10 @@ import psutil
 from mlc_jit import channel, services
 from mlc_jit.autostart import manager_environment
 from mlc_jit.errors import JitError
+from mlc_jit.held import is_held
 from mlc_jitd.doctor.finding import Finding
 from mlc_jitd.store.layout import Layout
-from mlc_jitd.store.locks import KeyLocks, is_held
+from mlc_jitd.store.locks import KeyLocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import StoreError, StoreFullError
+from mlc_jit.held import is_held
 from mlc_jitd.store import collected, inventory, quarantine
 from mlc_jitd.store.collected import LastCollection
 from mlc_jitd.store.collection import DAY, Candidate, Decision, Facts, Plan, Rules, plan
@@ -24,7 +25,6 @@ from mlc_jitd.store.files import sync_folder
 from mlc_jitd.store.inventory import UNREADABLE, Inventory, manifest_of
 from mlc_jitd.store.kernels import KernelStore
 from mlc_jitd.store.layout import is_key
-from mlc_jitd.store.locks import is_held
 from mlc_jitd.store.reserve import Reserve
 from mlc_jitd.store.staging import free_bytes
 from mlc_jitd.store.trouble import FULL, translated

@@ -6,7 +6,6 @@ two files of one name.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -149,23 +148,6 @@ class KeyLocks:
     def held(self, key: str) -> bool:
         """Whether some thread of this process holds the key's lock."""
         return key in self._held.keys
-
-
-def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock of this file, now; writes nothing."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return False
 
 
 class _Held:

@@ -7,7 +7,6 @@ so a leftover is known without pids or ages.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from mlc_jit.held import is_held
 from mlc_jitd.store.trouble import too_little_room, translated
 
 if TYPE_CHECKING:
@@ -118,21 +118,7 @@ def abandoned(root: Path) -> list[Path]:
         folders = sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name))
     except OSError:
         return []
-    return [path for path in folders if not _locked(path.with_name(path.name + _LOCK))]
-
-
-def _locked(path: Path) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return [path for path in folders if is_held(path.with_name(path.name + _LOCK)) is False]
 
 
 def _lock(path: Path) -> FileLock:

@@ -7,7 +7,7 @@ left for a scheduler to unroll, and each takes about 0.1 s to compile. Sums are 
 Not here: which kernel is called where (`model`), sampling and logit processing (`extras`).
 """
 
-# ruff: noqa: C901, PLR0912 - these are loops of the compiled program, not branches of this one
+# ruff: noqa: C901, PLR0912, PLR0917 - these are loops and arguments of the compiled program, not of this one
 
 from __future__ import annotations
 
@@ -169,6 +169,28 @@ def add_bias(machine: Machine, width: int, dtype: str) -> PrimFunc:
     return add_bias
 
 
+@T.inline
+def _sum_squares(squares: Any, x: Any, m: Any, start: Any, steps: Any, lanes: Any) -> None:
+    """The squares of a row's numbers from `start` on, summed lane by lane."""
+    for v in T.vectorized(lanes):
+        squares[0, v] = T.float32(0)
+    for k in T.serial(steps):
+        for v in T.vectorized(lanes):
+            squares[0, v] += T.Cast("float32", x[m, start + k * lanes + v]) * T.Cast(
+                "float32", x[m, start + k * lanes + v]
+            )
+
+
+@T.inline
+def _scaled(y: Any, x: Any, scale: Any, w: Any, m: Any, start: Any, steps: Any, lanes: Any, dtype: Any) -> None:
+    """A row's numbers from `start` on, times the row's scale and their weights."""
+    for k in T.serial(steps):
+        for v in T.vectorized(lanes):
+            y[m, start + k * lanes + v] = T.Cast(
+                dtype, T.Cast("float32", x[m, start + k * lanes + v]) * scale[0] * T.Cast("float32", w[k * lanes + v])
+            )
+
+
 def rms_norm(machine: Machine, width: int, eps: float, dtype: str) -> PrimFunc:
     """`y = x / sqrt(mean(x * x) + eps) * w` for each row."""
     lanes = machine.lanes_for(width)
@@ -187,18 +209,9 @@ def rms_norm(machine: Machine, width: int, eps: float, dtype: str) -> PrimFunc:
                 T.writes()
                 squares = T.sblock_alloc_buffer((1, lanes), "float32", scope="local")
                 scale = T.sblock_alloc_buffer((1,), "float32", scope="local")
-                for v in T.vectorized(lanes):
-                    squares[0, v] = T.float32(0)
-                for k in T.serial(steps):
-                    for v in T.vectorized(lanes):
-                        squares[0, v] += T.Cast("float32", x[m, k * lanes + v]) * T.Cast("float32", x[m, k * lanes + v])
+                _sum_squares(squares, x, m, 0, steps, lanes)
                 scale[0] = T.rsqrt(add_up(squares, 0, lanes) / T.float32(width) + T.float32(eps))
-                for k in T.serial(steps):
-                    for v in T.vectorized(lanes):
-                        y[m, k * lanes + v] = T.Cast(
-                            dtype,
-                            T.Cast("float32", x[m, k * lanes + v]) * scale[0] * T.Cast("float32", w[k * lanes + v]),
-                        )
+                _scaled(y, x, scale, w, m, 0, steps, lanes, dtype)
 
     return rms_norm
 
@@ -233,12 +246,7 @@ def add_rms_norm(machine: Machine, width: int, eps: float, dtype: str) -> PrimFu
                     for v in T.vectorized(lanes):
                         squares[0, v] += T.Cast("float32", s[m, k * lanes + v]) * T.Cast("float32", s[m, k * lanes + v])
                 scale[0] = T.rsqrt(add_up(squares, 0, lanes) / T.float32(width) + T.float32(eps))
-                for k in T.serial(steps):
-                    for v in T.vectorized(lanes):
-                        y[m, k * lanes + v] = T.Cast(
-                            dtype,
-                            T.Cast("float32", s[m, k * lanes + v]) * scale[0] * T.Cast("float32", w[k * lanes + v]),
-                        )
+                _scaled(y, s, scale, w, m, 0, steps, lanes, dtype)
 
     return add_rms_norm
 
@@ -273,32 +281,12 @@ def head_norm(machine: Machine, heads: tuple[int, int], dim: int, eps: float, dt
                 squares = T.sblock_alloc_buffer((1, lanes), "float32", scope="local")
                 scale = T.sblock_alloc_buffer((1,), "float32", scope="local")
                 for h in T.serial(queries + keys):
-                    for v in T.vectorized(lanes):
-                        squares[0, v] = T.float32(0)
-                    for k in T.serial(steps):
-                        for v in T.vectorized(lanes):
-                            squares[0, v] += T.Cast("float32", x[m, h * dim + k * lanes + v]) * T.Cast(
-                                "float32", x[m, h * dim + k * lanes + v]
-                            )
+                    _sum_squares(squares, x, m, h * dim, steps, lanes)
                     scale[0] = T.rsqrt(add_up(squares, 0, lanes) / T.float32(dim) + T.float32(eps))
                     if h < queries:
-                        for k in T.serial(steps):
-                            for v in T.vectorized(lanes):
-                                y[m, h * dim + k * lanes + v] = T.Cast(
-                                    dtype,
-                                    T.Cast("float32", x[m, h * dim + k * lanes + v])
-                                    * scale[0]
-                                    * T.Cast("float32", q[k * lanes + v]),
-                                )
+                        _scaled(y, x, scale, q, m, h * dim, steps, lanes, dtype)
                     else:
-                        for k in T.serial(steps):
-                            for v in T.vectorized(lanes):
-                                y[m, h * dim + k * lanes + v] = T.Cast(
-                                    dtype,
-                                    T.Cast("float32", x[m, h * dim + k * lanes + v])
-                                    * scale[0]
-                                    * T.Cast("float32", k_weight[k * lanes + v]),
-                                )
+                        _scaled(y, x, scale, k_weight, m, h * dim, steps, lanes, dtype)
                 for k in T.serial(keys * steps):
                     for v in T.vectorized(lanes):
                         y[m, (queries + keys) * dim + k * lanes + v] = x[m, (queries + keys) * dim + k * lanes + v]
