@@ -35,6 +35,7 @@ from mlc_jitd.idle import Idle
 from mlc_jitd.lending import Lending
 from mlc_jitd.life import Life
 from mlc_jitd.likeness import Likeness
+from mlc_jitd.membership import Membership
 from mlc_jitd.naming import Naming
 from mlc_jitd.observe import History, Recorder
 from mlc_jitd.reload import Reload
@@ -175,6 +176,8 @@ def run(
         )
         explaining = _explaining(engine, work)
         naming = _naming(engine, work, settings)
+        fleet = Membership(settings, work)
+        fleet.follow(engine)
         engine.retire = life.retire
         _read_manifests_soon(work, likeness, engine.overview)
         try:
@@ -191,7 +194,7 @@ def run(
             with Signals(engine.nudge):
                 engine.serve(server)
         finally:
-            for room in (rounds, watcher, naming, explaining, server, recorder, keeper, work):
+            for room in (rounds, watcher, naming, fleet, explaining, server, recorder, keeper, work):
                 room.close()
     finally:
         door.retire()

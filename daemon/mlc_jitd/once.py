@@ -32,11 +32,12 @@ from mlc_jitd.config import Settings
 from mlc_jitd.fellows import Away
 from mlc_jitd.housekeeper import make_room
 from mlc_jitd.lending import Lending, leases_here
+from mlc_jitd.membership import Membership
 from mlc_jitd.reports import error_of, explained, stopgap_result
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.fit import slots
 from mlc_jitd.schedule.jobs import Settings as QueueSettings
-from mlc_jitd.store import Collector, Entry, Found, Uses
+from mlc_jitd.store import Collector, Entry, Found, Missing, Uses
 from mlc_jitd.work import Built
 
 if TYPE_CHECKING:
@@ -81,15 +82,19 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
         if isinstance(request, m.Explain):
             reply(explained(request.id, work.explain(request.request), work.upstream.files, work.store.layer_of))
             return 0
+        fleet = Membership(settings, work)
         naming = _Naming(work, request) if settings.upstream_names else None
         listens = functools.partial(_listens, source)
-        answer = _Once(work, lending, settings, asker, listens, reply, stop, naming).answer(request)
+        one = _Once(work, lending, settings, asker, listens, reply, stop, naming)
+        answer = one.answer(request)
     except JitError as error:
         reply(m.Failure.of(error, id=0))
         return 1
     reply(answer)
     if naming is not None:
         naming.place()
+    for entry in one.made:
+        fleet.share(entry, again=request.policy == "REDO")
     if answer.source == "compiled" and settings.collect_seconds:
         make_room(collector, asks, settings, 0)  # without a daemon, nobody else would
     return 0
@@ -173,6 +178,8 @@ class _Once:
     reply: Callable[[m.Message], None]
     stop: StopSignal
     naming: _Naming | None
+    made: list[Entry] = dataclasses.field(default_factory=list)
+    """What was compiled."""
 
     def answer(self, request: m.JitRequest) -> m.Result:
         """What the daemon would do, with a broker for one asker: the policy stands in one place.
@@ -207,6 +214,8 @@ class _Once:
 
     def _try(self, request: m.JitRequest) -> tuple[m.Result, Entry | None]:
         found = self.work.look_up(request)
+        if self.work.elsewhere is not None and isinstance(found.answer, Missing) and request.policy != "REDO":
+            found = found.after(self.work.elsewhere.fetch(found.identity))
         key = found.identity.key
         hit = isinstance(found.answer, Found)
         reason = "" if isinstance(found.answer, Found) else found.answer.reason
@@ -241,6 +250,8 @@ class _Once:
             accelerated=request.acceleration != "off",
         )
         built = self._build(order, report)
+        if built.compiled:
+            self.made.append(built.entry)
         if self.naming is not None and built.compiled:
             self.naming.made(found.identity, built.entry)
         plain = result(request.id, found.identity, built.entry)

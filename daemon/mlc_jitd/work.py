@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mlc_jit.messages import JitRequest
     from mlc_jitd.build import StopSignal
     from mlc_jitd.compiling import Compiler, Order, Report
+    from mlc_jitd.elsewhere import Elsewhere, Fetched
     from mlc_jitd.explain import Explanation
     from mlc_jitd.fellows import Fellows, Lease
     from mlc_jitd.identity import Identifier, Identity, UpstreamName
@@ -74,6 +75,12 @@ class LookUp:
     why: str = ""
     stopgap: Stopgap | None = None
 
+    def after(self, fetched: Fetched) -> LookUp:
+        """The same request, once it was asked for elsewhere."""
+        if fetched.entry is not None:
+            return LookUp(self.identity, Found(fetched.entry))
+        return replace(self, why="; ".join(filter(None, (self.why, fetched.why))))
+
 
 @dataclass(frozen=True, slots=True)
 class Explained:
@@ -110,6 +117,8 @@ class Work:
         self.upstream = Upstream(identifier, store)
         self.fellows: Fellows | None = None
         """Other hosts that may compile the same."""
+        self.elsewhere: Elsewhere | None = None
+        """Where libraries may be that are not here."""
 
     def look_up(self, request: JitRequest) -> LookUp:
         """Work out what is asked and whether it is there.
@@ -192,7 +201,12 @@ class Work:
                 created = answer.entry.manifest.created
                 if not order.redo or (waited and created >= order.asked_at):
                     return Built(answer.entry, compiled=False)
-            if self.fellows is None or order.redo:
+            if order.redo:
+                return Built(self.compiler.compile(order, report, stop), compiled=True)
+            if self.fellows is None:
+                fetched = None if self.elsewhere is None else self.elsewhere.fetch(order.identity, locked=True)
+                if fetched is not None and fetched.entry is not None:  # it came while this job was queued
+                    return Built(fetched.entry, compiled=False)
                 return Built(self.compiler.compile(order, report, stop), compiled=True)
             taken = self.fellows.take(order.identity, stop)
             if isinstance(taken, Came):
@@ -204,8 +218,9 @@ class Work:
             lock.release()
 
     def counters(self) -> dict[str, int]:
-        """What the store, the kernels' store and the warm compilers counted."""
-        return {**self.store.counters(), **self.compiler.counters()}
+        """What the store, the kernels' store, the warm compilers and the fleet counted."""
+        remote = {} if self.elsewhere is None else self.elsewhere.counters()
+        return {**self.store.counters(), **self.compiler.counters(), **remote}
 
     def close(self) -> None:
         """End the warm compilers, when no compile runs any more, and the compilers that are being asked something."""

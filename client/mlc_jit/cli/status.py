@@ -17,6 +17,7 @@ from mlc_jit.cli.asking import answer, duration, size, table
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 LEAST = 10
 """Columns that a text is not cut below, however narrow the terminal."""
@@ -57,6 +58,8 @@ def screen(status: m.Status, width: int | None = None) -> str:
         what = f"{_counted(layer.entries, 'library', 'libraries')}, {size(layer.bytes)}"
         lines.append(f"  layer   {layer.path}: " + (what if layer.state == "ok" else f"{layer.state}, {layer.detail}"))
         lines += [f"          {layer.remedy}"] if layer.remedy else []
+    if status.remote is not None:
+        lines += _remote(status.remote, count)
     served = [_counted(count("hits", 0), "hit"), _counted(count("compiles", 0), "compile")]
     served += [f"{count('joins', 0)} joined", f"{count('failures', 0)} failed"]
     lines.append(f"  served  {', '.join(served)}")
@@ -110,6 +113,23 @@ _MANNERS = {
     "scan": "scanned",
     "unseen": "not seen from here",
 }
+
+
+def _remote(remote: m.RemoteReport, count: Callable[..., int]) -> list[str]:
+    """How the bucket is, what came from it and went there, and what was refused."""
+    state = remote.state if remote.state == "ok" else f"{remote.state}, {remote.detail}"
+    state += f"; tried again in {duration(remote.again)}" if remote.again else ""
+    lines = [f"  remote  {remote.url} ({remote.role}): {state}" if remote.role else f"  remote  {remote.url}: {state}"]
+    if not remote.role:
+        return lines
+    facts = [f"{count('remote_hits', 0)} fetched", f"{count('remote_misses', 0)} not there"]
+    if remote.role == "builder":
+        facts += [f"{count('remote_written', 0)} put there", *([f"{remote.waiting} waiting"] if remote.waiting else [])]
+    named = {"failed": "remote_failed", "refused": "remote_refused", "not put there": "remote_unwritten"}
+    facts += [f"{number} {what}" for what, name in named.items() if (number := count(name, 0))]
+    lines.append(f"          {', '.join(facts)}")
+    lines += [f"          refused: {each}" for each in remote.refused]
+    return lines + ([f"          no leases: {remote.leases}"] if remote.leases else [])
 
 
 def _cache(status: m.Status) -> str:

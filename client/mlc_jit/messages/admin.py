@@ -200,6 +200,32 @@ class LayerReport(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class RemoteReport(Shown):
+    """The bucket that the fleet shares.
+
+    Attributes:
+        url: Where it is.
+        state: ``ok``; ``away``: it is not asked for now; ``read-only``: nothing can be put there; ``unusable``: its
+            settings are wrong.
+        role: ``builder``: what is compiled here is put there; ``reader``.
+        detail: What came last that was no good, for people.
+        again: Seconds until it is tried again.
+        waiting: What is still to be put there.
+        refused: The last objects that were not used, and why.
+        leases: Why hosts can't agree through it who compiles; empty where they can, or need not.
+    """
+
+    url: str
+    state: str
+    role: str
+    detail: str = ""
+    again: float = 0.0
+    waiting: int = 0
+    refused: tuple[str, ...] = ()
+    leases: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class FolderReport(Shown):
     """One model folder in a ``Status``.
 
@@ -239,6 +265,7 @@ class Status(Message):
     cache: CacheReport | None = field(default=None, metadata=LATER)
     layers: tuple[LayerReport, ...] = field(default=(), metadata=LATER)
     folders: tuple[FolderReport, ...] = field(default=(), metadata=LATER)
+    remote: RemoteReport | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlc_jitd.schedule.queue import Queue
     from mlc_jitd.server import Peer
     from mlc_jitd.store import Entry
-    from mlc_jitd.work import Work
+    from mlc_jitd.work import LookUp, Work
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,15 @@ class Engine:
     def pulse(self) -> float:
         """When the engine's thread last took its turn: it does so every ``rest`` seconds, unless it hangs."""
         return self._inbox.pulse
+
+    def ask_elsewhere(self, second_look: Callable[[LookUp, Callable[[LookUp], None]], None]) -> None:
+        """Have libraries that are not here asked for elsewhere, before a compile is thought of.
+
+        Args:
+            second_look: Given a look-up that found nothing and a callback, which gets it as it is, or a better one.
+                Called in a thread of a look-up, which it must not keep.
+        """
+        self._requests.second_look = second_look
 
     @property
     def cache_report(self) -> Callable[[], m.CacheReport | None]:

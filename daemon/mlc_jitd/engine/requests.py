@@ -76,6 +76,8 @@ class Requests:
         self._frames = Frames(self.answers)
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._over = False
+        self.second_look: Callable[[LookUp, Callable[[LookUp], None]], None] = lambda found, done: done(found)
+        """Asks elsewhere for what is not here; called in a thread of a look-up, which it must not keep."""
         self.remembered_hits = 0
         """Counted in the server's thread, all else in the engine's."""
 
@@ -147,7 +149,10 @@ class Requests:
                 logger.exception("a look-up failed")
                 self._inbox.post(self.fail, asker, internal(error))
             else:
-                self._inbox.post(self._looked_up, asker, found)
+                if asking.request.policy == "REDO" or isinstance(found.answer, Found):
+                    self._inbox.post(self._looked_up, asker, found)
+                else:
+                    self.second_look(found, lambda better: self._inbox.post(self._looked_up, asker, better))
 
         if asking.request.policy == "OFF":
             self._do([b.Refuse(asker, b.disabled())])

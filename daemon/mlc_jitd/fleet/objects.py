@@ -170,7 +170,7 @@ class Objects:
 
     def put(self, name: str, data: bytes, *, create: bool = False, tag: str = "") -> str:  # noqa: D102
         mode: Any = "create" if create else {"e_tag": tag} if tag else "overwrite"
-        with _declared(f"put {name}"):
+        with _declared(f"put {name}", create=create, tag=tag):
             # One whole request: a multipart upload can't be create-only, and leaves parts behind when it is cut off.
             done = self._obstore.put(self._store, name, data, mode=mode, use_multipart=False)
             return done["e_tag"] or ""
@@ -220,6 +220,7 @@ def open_bucket(url: str, limits: Limits | None = None) -> Objects:
 def _patience(limits: Limits) -> dict[str, Any]:
     """Requests that fail fast: obstore's own defaults wait for minutes. Who asks again, and when, is `guard`'s."""
     client: Any = {
+        "allow_http": True,  # where somebody names an endpoint like that; the engines' own are https
         "timeout": timedelta(seconds=limits.seconds),
         "connect_timeout": timedelta(seconds=limits.connect),
         "read_timeout": timedelta(seconds=limits.stall),
@@ -233,8 +234,8 @@ def _meta(found: Any) -> Meta:
 
 
 @contextlib.contextmanager
-def _declared(doing: str) -> Iterator[None]:
-    """Whatever the library raises, as an error of ours."""
+def _declared(doing: str, *, create: bool = False, tag: str = "") -> Iterator[None]:
+    """Whatever the library raises, as an error of ours; a conflict where no condition was set is a fault."""
     from obstore import exceptions as e  # noqa: PLC0415 - the extra may be missing
 
     try:
@@ -244,9 +245,10 @@ def _declared(doing: str) -> Iterator[None]:
     except (FileNotFoundError, e.NotFoundError) as error:
         raise AbsentError(_words(doing, error)) from error
     except (FileExistsError, e.AlreadyExistsError) as error:
-        raise ExistsError(_words(doing, error)) from error
+        kind = ExistsError if create else ChangedError if tag else FaultError
+        raise kind(_words(doing, error)) from error
     except e.PreconditionError as error:
-        raise ChangedError(_words(doing, error)) from error
+        raise (ChangedError if tag else FaultError)(_words(doing, error)) from error
     except (PermissionError, e.PermissionDeniedError, e.UnauthenticatedError) as error:
         raise DeniedError(_words(doing, error)) from error
     except (NotImplementedError, e.NotSupportedError) as error:

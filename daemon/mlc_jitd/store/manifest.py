@@ -112,6 +112,7 @@ class About:
         device: The device text of the request.
         degraded: What the compiler fell back from; empty for a full library.
         config: ``mlc-chat-config.json`` as the compiler got it, to compile the same again; empty where it is not known.
+        origin: Where it was fetched from, and who signed it; empty where it was compiled.
     """
 
     suffix: str
@@ -124,6 +125,7 @@ class About:
     compile: CompileRecord = field(default_factory=CompileRecord)
     degraded: tuple[str, ...] = ()
     config: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

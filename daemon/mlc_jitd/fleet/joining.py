@@ -1,0 +1,49 @@
+"""A bucket as settings describe it, opened: what the daemon, `mlc-jitd once` and the verbs share.
+
+What does not belong here: the daemon's threads (`member`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlc_jit.errors import RequestError
+
+if TYPE_CHECKING:
+    from mlc_jitd.config import Settings
+    from mlc_jitd.fleet.tier import Tier
+    from mlc_jitd.store import Store
+
+EXTRA = "pip install 'mlc-jitd[fleet]'"
+
+
+def join(settings: Settings, store: Store) -> Tier:
+    """The bucket that `remote` names, with the keys that go with it. Nothing is asked of it yet.
+
+    Raises:
+        RequestError: Settings contradict each other or reality: the extra is missing, a key is none.
+    """
+    try:
+        from mlc_jitd.fleet.guard import Guard  # noqa: PLC0415 - the extra may be missing
+        from mlc_jitd.fleet.keys import read_key, read_trust  # noqa: PLC0415
+        from mlc_jitd.fleet.objects import Limits, RemoteError, open_bucket  # noqa: PLC0415
+        from mlc_jitd.fleet.tier import Tier  # noqa: PLC0415
+    except ImportError as error:
+        raise RequestError(f"`remote` is set, and {error.name} is not installed.", remedy=f"{EXTRA}.") from error
+    key = read_key(Path(settings.remote_key)) if settings.remote_key else None
+    trust = read_trust(settings.remote_trust, key)
+    writes = settings.remote_write == "always" or (settings.remote_write == "builders" and key is not None)
+    if not trust.keys and not trust.anyone and not writes:
+        raise RequestError(
+            f"{settings.remote} is of no use: nobody's libraries are trusted, and none are put there.",
+            remedy="Set remote_trust to the public keys of those who build; docs/fleet.md has the roles.",
+        )
+    try:
+        bucket = open_bucket(settings.remote, Limits(seconds=settings.remote_seconds))
+    except (RemoteError, ImportError) as error:
+        why = f"{error.name} is not installed" if isinstance(error, ImportError) else str(error)
+        raise RequestError(
+            f"{settings.remote} can't be used: {why}.", remedy=f"Correct `remote`, or {EXTRA}."
+        ) from error
+    return Tier(settings.remote, Guard(bucket), store, trust=trust, key=key, writes=writes)

@@ -1,0 +1,83 @@
+"""Whether this host is one of a fleet. Nothing of `fleet` is imported unless a setting says that it is.
+
+Trouble with a fleet is no reason not to serve: it is logged, and the status says it. What does not belong here: what
+a fleet does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING
+
+from mlc_jit import messages as m
+from mlc_jit.errors import RequestError
+
+if TYPE_CHECKING:
+    from mlc_jitd.config import Settings
+    from mlc_jitd.engine import Engine
+    from mlc_jitd.fleet.member import Member
+    from mlc_jitd.fleet.tier import Tier
+    from mlc_jitd.store import Entry
+    from mlc_jitd.work import Work
+
+logger = logging.getLogger(__name__)
+
+
+class Membership:
+    """See the module's docstring.
+
+    Args:
+        settings: Say which fleet, if any.
+        work: Fetches from its bucket what is not here, from now on.
+    """
+
+    def __init__(self, settings: Settings, work: Work) -> None:
+        self._url = settings.remote
+        self._trouble = ""
+        self._tier: Tier | None = None
+        self._member: Member | None = None
+        if not self._url:
+            return
+        from mlc_jitd.fleet.joining import join  # noqa: PLC0415 - most hosts are in none
+
+        try:
+            work.elsewhere = self._tier = join(settings, work.store)
+        except RequestError as error:
+            self._trouble = f"{error.message} {error.remedy}"
+            logger.warning("%s It is done without.", self._trouble)
+
+    def follow(self, engine: Engine) -> None:
+        """Share what a daemon compiles, and show how the bucket is; to be called once."""
+        if self._tier is None:
+            if self._trouble:
+                engine.addenda.append(self._unusable)
+            return
+        from mlc_jitd.fleet.member import Member  # noqa: PLC0415
+
+        self._member = Member(self._tier)
+        engine.ask_elsewhere(self._member.second_look)
+        engine.onlookers.append(self._member)
+        engine.addenda.append(self._member.complete)
+        self._member.start()
+
+    def share(self, entry: Entry, *, again: bool) -> None:
+        """Put what was compiled without a daemon into the bucket; waits for it, within bounds.
+
+        Args:
+            entry: What.
+            again: Replace what this host's key signed before.
+        """
+        if self._tier is not None:
+            self._tier.share(entry, again=again)
+
+    def close(self) -> None:
+        """Write what waits to be written, within a bound."""
+        if self._member is not None:
+            self._member.close()
+
+    def _unusable(self, message: m.Message) -> m.Message:
+        if not isinstance(message, m.Status):
+            return message
+        report = m.RemoteReport(url=self._url, state="unusable", role="", detail=self._trouble)
+        return dataclasses.replace(message, remote=report)

@@ -1,0 +1,86 @@
+"""Several hosts on this machine: each a home, a runtime folder and a daemon of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from harness.daemons import Client, Clients, Daemon, Place
+
+
+@dataclass
+class Host:
+    """One of them.
+
+    Attributes:
+        name: Of its folders.
+        variables: What its processes have besides the test's own.
+    """
+
+    name: str
+    root: Path
+    variables: dict[str, str]
+    _start: Callable[..., Daemon]
+    _clients: Clients
+    _command: Callable[..., subprocess.CompletedProcess[str]]
+    daemons: list[Daemon] = field(default_factory=list)
+
+    @classmethod
+    def make(
+        cls,
+        name: str,
+        place: Place,
+        start: Callable[..., Daemon],
+        clients: Clients,
+        command: Callable[..., subprocess.CompletedProcess[str]],
+        variables: dict[str, str],
+    ) -> Host:
+        """A host with empty folders; its daemon is not yet started."""
+        root = place.folder(name)
+        (root / "c").mkdir()
+        (root / "r").mkdir(mode=0o700)
+        own = {"MLC_LLM_HOME": f"{root}/c", **variables, "MLC_JITD_RUNTIME_DIR": f"{root}/r"}
+        return cls(name, root, own, start, clients, command)
+
+    @property
+    def library(self) -> Path:
+        """The folder of artifacts and manifests."""
+        return self.root / "c" / "model_lib"
+
+    def artifacts(self) -> list[Path]:
+        """Every library in its cache."""
+        return sorted(path for path in self.library.glob("*-*") if path.is_file())
+
+    def manifest(self) -> dict[str, Any]:
+        """Its only manifest."""
+        (path,) = self.library.glob("*.json")
+        return dict(json.loads(path.read_text()))
+
+    def start(self, **variables: str) -> Daemon:
+        """Start its daemon."""
+        self.daemons.append(self._start(**{**self.variables, **variables}))
+        return self.daemons[-1]
+
+    def ask(self, model: Path, **variables: str) -> Client:
+        """A process on it that calls ``jit()`` once."""
+        return self._clients.ask(model, **{**self.variables, **variables})
+
+    def command(self, *words: str | Path, limit: float = 15.0, **variables: str) -> subprocess.CompletedProcess[str]:
+        """``mlc-jit`` on it."""
+        return self._command(*words, limit=limit, **{**self.variables, **variables})
+
+    def status(self) -> dict[str, Any]:
+        """What its daemon says of itself."""
+        done = self.command("status", "--json")
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def log(self) -> str:
+        """What its daemons logged; daemons of one test share a file."""
+        return self.daemons[-1].log.read_text(errors="replace")
