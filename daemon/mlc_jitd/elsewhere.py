@@ -29,13 +29,14 @@ class Fetched:
 class Elsewhere(Protocol):
     """From any thread. No method raises for trouble elsewhere: that is a miss."""
 
-    def fetch(self, identity: Identity, *, locked: bool = False) -> Fetched:
+    def fetch(self, identity: Identity, *, locked: bool = False, known: float = 0.0) -> Fetched:
         """Get a library that is not here, verify it, and publish it here. Waits, within bounds.
 
         Args:
             identity: Which.
             locked: The caller holds the key's lock; else it is taken here, and if somebody else has it, nothing is
                 fetched: a compile of it runs.
+            known: Seconds for which an earlier answer that there is none still counts.
         """
 
     def counters(self) -> dict[str, int]:

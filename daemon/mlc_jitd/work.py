@@ -52,6 +52,9 @@ LOCK_SLICE_SECONDS = 0.5
 FROZEN_SECONDS = 10.0
 """How long the holder of a key's lock may be stopped until nobody waits for it any more."""
 
+RECENT_SECONDS = 5.0
+"""How long a compile goes by what the look-up before it heard from elsewhere."""
+
 LOCKED = "locked"
 """The stage in which another process has the key; no part of a compile."""
 
@@ -204,7 +207,11 @@ class Work:
             if order.redo:
                 return Built(self.compiler.compile(order, report, stop), compiled=True)
             if self.fellows is None:
-                fetched = None if self.elsewhere is None else self.elsewhere.fetch(order.identity, locked=True)
+                fetched = (
+                    None
+                    if self.elsewhere is None
+                    else self.elsewhere.fetch(order.identity, locked=True, known=RECENT_SECONDS)
+                )
                 if fetched is not None and fetched.entry is not None:  # it came while this job was queued
                     return Built(fetched.entry, compiled=False)
                 return Built(self.compiler.compile(order, report, stop), compiled=True)

@@ -39,8 +39,9 @@ SPARE_BYTES = 1 << 20
 
 REFUSALS_KEPT = 20
 MISSES_KEPT = 4096
-RECENT_SECONDS = 5.0
-"""How long a compile goes by what the look-up before it heard from the bucket."""
+
+
+_freely = contextlib.nullcontext(enter_result=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Tier:
         self.trust = trust
         self.key = key
         self.writes = writes
+        self.publishing: Callable[[str], contextlib.AbstractContextManager[bool]] = lambda _key: _freely
+        """Around putting a library there: whether this host may. Leases set it."""
         self._store = store
         self._lock = threading.Lock()
         self._counters: Counter[str] = Counter()
@@ -80,11 +83,11 @@ class Tier:
         self.refusals: list[Refusal] = []
         """The last ones, the newest at the end."""
 
-    def fetch(self, identity: Identity, *, locked: bool = False) -> Fetched:
+    def fetch(self, identity: Identity, *, locked: bool = False, known: float = 0.0) -> Fetched:
         """See `Elsewhere.fetch`."""
         began = time.monotonic()
-        if locked and began - self._missed.get(identity.key, -RECENT_SECONDS) < RECENT_SECONDS:
-            return Fetched()  # the look-up that led to this compile has just asked
+        if began - self._missed.get(identity.key, -known) < known:
+            return Fetched()
         offer = None
         refusals: list[str] = []
         try:
@@ -164,7 +167,9 @@ class Tier:
         if not self.writes or entry.manifest.degraded:
             return
         try:
-            self.push(entry, again=again)
+            with self.publishing(entry.key) as may:
+                if may:
+                    self.push(entry, again=again)
         except (RemoteError, OSError, ValueError) as error:
             self.count("remote_unwritten")
             logger.warning("%s was not put into %s: %s", entry.key[:12], self.url, error)
