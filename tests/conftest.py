@@ -71,6 +71,7 @@ def place(short: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
         "MLC_LLM_HOME": root / "c",
         "MLC_JITD_RUNTIME_DIR": root / "r",
         "MLC_JITD_CONFIG": root / "config.toml",
+        "MLC_JITD_SYSTEM": "off",  # whatever this host has
         "MLC_JITD_CGROUP": "off",  # beside other tests a compile with a low weight takes as long as they do
         "TMPDIR": root / "tmp",
         "XDG_CACHE_HOME": root / "home/.cache",

@@ -201,4 +201,4 @@ def test_uninstall_removes_what_install_wrote(mlc_jit, place):
 def test_the_system_mode_is_refused_in_one_sentence(mlc_jit):
     done = mlc_jit("service", "install", "--system")
     assert done.returncode == 2
-    assert "There is no system mode yet" in done.stderr
+    assert "docs/security.md" in done.stderr

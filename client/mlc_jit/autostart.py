@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mlc_jit.errors import DaemonUnavailableError, JitError, error_class
-from mlc_jit.locations import Locations, private_folder
+from mlc_jit.locations import Locations, private_folder, shun_system
 from mlc_jit.reach import reach
 from mlc_jit.settings import start_seconds
 from mlc_jit.variables import without_startup
@@ -53,6 +53,14 @@ def _ensure(places: Locations) -> None:
     """
     if reach(places.socket) == "up":
         return
+    if places.system:
+        shun_system()
+        raise DaemonUnavailableError(
+            f"Nobody listens at {places.socket}, the socket of this host's daemon.",
+            remedy="Its administrator starts it: systemctl start mlc-jitd.socket. MLC_JITD_SYSTEM=off uses a daemon of "
+            "your own.",
+            reason="down",
+        )
     private_folder(places.runtime)
     patience = start_seconds()
     try:

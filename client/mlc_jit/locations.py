@@ -1,5 +1,8 @@
 """Where things are: the cache home, and the private folder that holds a daemon's socket, locks and log.
 
+A daemon of one's own comes first, then the one that serves this host's users, if there is one and its socket lets this
+user in; else a daemon of one's own is started. ``MLC_JITD_SOCKET`` beats all of this.
+
 The socket must be found by every process of one user that uses one cache home, whether it came from a login shell, cron
 or a service. XDG_RUNTIME_DIR differs between those, so the folder is named after the uid alone and the files in it
 after the home's identity (device and inode).
@@ -26,6 +29,11 @@ SUN_PATH_BYTES = 104 if sys.platform == "darwin" else 108
 
 NO_HOME = "no-home"
 
+SYSTEM_SOCKET = Path("/run/mlc-jitd/mlc-jitd.sock")
+"""Of the daemon that serves this host's users."""
+
+_without_system = False
+
 
 @dataclass(frozen=True, slots=True)
 class Locations:
@@ -40,6 +48,7 @@ class Locations:
         log: Where a daemon writes that nobody's terminal or journal listens to.
         start_error: What kept the last daemon from starting.
         leases: Folder of what is in use, one file for each process that uses something.
+        system: Whether the socket is that of the host's daemon, which this user neither starts nor replaces.
     """
 
     home: Path
@@ -50,6 +59,19 @@ class Locations:
     log: Path
     start_error: Path
     leases: Path
+    system: bool = False
+
+
+def system_socket(environ: Mapping[str, str]) -> Path | None:
+    """Where the host's daemon would be: ``MLC_JITD_SYSTEM``, else the usual place; ``None`` where it is ``off``."""
+    text = environ.get("MLC_JITD_SYSTEM", "")
+    return None if text.lower() in ("off", "0", "no") else Path(text) if text else SYSTEM_SOCKET
+
+
+def shun_system() -> None:
+    """Nobody listens at the host's socket: this process looks there no more."""
+    global _without_system, _last
+    _without_system, _last = True, None
 
 
 def cache_home(environ: Mapping[str, str] | None = None) -> Path:
@@ -135,6 +157,9 @@ def _locate(env: Mapping[str, str]) -> Locations:
     identity = f"{about.st_dev:x}-{about.st_ino:x}"
     runtime = Path(env["MLC_JITD_RUNTIME_DIR"]) if env.get("MLC_JITD_RUNTIME_DIR") else default_runtime()
     socket = Path(env["MLC_JITD_SOCKET"]) if env.get("MLC_JITD_SOCKET") else runtime / f"{identity}.sock"
+    host = None if env.get("MLC_JITD_SOCKET") or _without_system else system_socket(env)
+    if host is not None and os.access(host, os.W_OK) and not socket.exists():
+        socket = host
     if len(os.fsencode(socket)) >= SUN_PATH_BYTES:
         raise AccessRefusedError(
             f"The socket path {socket} has {len(os.fsencode(socket))} bytes; the system allows {SUN_PATH_BYTES - 1}.",
@@ -149,6 +174,7 @@ def _locate(env: Mapping[str, str]) -> Locations:
         log=runtime / f"{identity}.log",
         start_error=runtime / f"{identity}.error",
         leases=runtime / f"{identity}.leases",
+        system=socket is host,
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from mlc_jit.errors import AccessRefusedError
+from mlc_jit.locations import system_socket
 
 if TYPE_CHECKING:
     import socket
@@ -23,7 +24,7 @@ def served(path: Path) -> bool:
 
     True where that can't be told: the lock of a socket that was named on purpose lies elsewhere.
     """
-    if os.environ.get("MLC_JITD_SOCKET"):
+    if os.environ.get("MLC_JITD_SOCKET") or path == system_socket(os.environ):
         return True
     from mlc_jit.held import is_held  # noqa: PLC0415 - not for a hit
 
@@ -38,7 +39,9 @@ def reach(path: Path) -> Reach:
     """
     import socket  # noqa: PLC0415 - once for a connection, not for a hit
 
-    _require_private(path.parent)
+    host = not os.environ.get("MLC_JITD_SOCKET") and path == system_socket(os.environ)
+    if not host:
+        _require_private(path.parent)
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.setblocking(False)
@@ -55,7 +58,10 @@ def reach(path: Path) -> Reach:
             return "down"
         raise AccessRefusedError(f"The socket {path} can't be used: {error.strerror}.") from error
     else:
-        _require_own(probe, path)
+        if host:
+            _require_hosts(probe, path)
+        else:
+            _require_own(probe, path)
         return "up"
     finally:
         probe.close()
@@ -78,16 +84,38 @@ def _require_private(folder: Path) -> None:
 
 def _require_own(probe: socket.socket, path: Path) -> None:
     """The listener's uid as the kernel tells it; a socket that was named on purpose may be another's."""
-    if os.environ.get("MLC_JITD_SOCKET") or not sys.platform.startswith("linux"):
+    if os.environ.get("MLC_JITD_SOCKET"):
         return
+    uid = _listener(probe)
+    if uid not in (-1, os.getuid()):
+        raise AccessRefusedError(
+            f"uid {uid} listens at {path}, where a daemon of uid {os.getuid()} was expected.",
+            remedy="Set MLC_JITD_SOCKET if that daemon is to be used.",
+        )
+
+
+def _require_hosts(probe: socket.socket, path: Path) -> None:
+    """The host's daemon hands out code that this process will run: only root, or whom root gave the folder, may listen.
+
+    The folder lies in one that root alone writes (``/run``), so who owns it was chosen by root.
+    """
+    about, uid = os.stat(path.parent), _listener(probe)  # noqa: PTH116 - text stays text
+    if about.st_mode & 0o022 or uid not in (-1, 0, about.st_uid):
+        raise AccessRefusedError(
+            f"{path} is not trusted: its folder has mode {stat.S_IMODE(about.st_mode):04o} and belongs to uid "
+            f"{about.st_uid}, and uid {uid} listens there.",
+            remedy="Tell this host's administrator; MLC_JITD_SYSTEM=off uses a daemon of your own.",
+        )
+
+
+def _listener(probe: socket.socket) -> int:
+    """The uid that listens, from the kernel; -1 where it does not tell."""
     import socket  # noqa: PLC0415
     import struct  # noqa: PLC0415
 
+    if not sys.platform.startswith("linux"):
+        return -1
     with contextlib.suppress(OSError):
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        uid = struct.unpack("3i", credentials)[1]
-        if uid != os.getuid():
-            raise AccessRefusedError(
-                f"uid {uid} listens at {path}, where a daemon of uid {os.getuid()} was expected.",
-                remedy="Set MLC_JITD_SOCKET if that daemon is to be used.",
-            )
+        return int(struct.unpack("3i", credentials)[1])
+    return -1

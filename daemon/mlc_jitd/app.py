@@ -48,6 +48,7 @@ from mlc_jitd.server import Server
 from mlc_jitd.service import Service
 from mlc_jitd.signals import Signals
 from mlc_jitd.store import Collector, KernelStore, LayeredStore, Leases, Store, Uses, layers_of
+from mlc_jitd.system import System
 from mlc_jitd.toolchains import toolchain
 from mlc_jitd.watch import Watcher
 from mlc_jitd.work import Work
@@ -133,8 +134,9 @@ def run(
         JitError: The daemon could not start; another one may be running.
     """
     settings = Settings.load(flags=flags, strict=False)
+    system = System.of(settings, flags)
     places = locate()
-    door, service, passed = Door(places), Service(places.home), activation.take()
+    door, service, passed = Door(places, everybody=system is not None), Service(places.home), activation.take()
     # Who runs already sees that its socket's path was taken, and makes way.
     door.lock(patience=TAKEOVER_SECONDS if passed else PEEK_SECONDS, waiting=service.waiting)
     try:
@@ -145,7 +147,7 @@ def run(
         warm = _warm(settings, gauge, groups, owner_of(places.home))
         work = make_work(places.home, settings, leases=leases, warm=warm, groups=groups)
         lending = Lending(leases, Uses(work.store.layout.used))
-        broker, queue = Broker(backoff=settings.backoff_seconds), Queue(_queue_settings(settings))
+        broker, queue = Broker(backoff=settings.backoff_seconds), _queue(settings, system)
         engine = Engine(
             work,
             broker,
@@ -173,15 +175,17 @@ def run(
             gone=engine.gone,
             tick=_tick(life, rounds),
             away=leases.disconnected,
+            guard=system.guard if system is not None else None,
         )
         explaining = _explaining(engine, work)
+        more_takers = {} if system is None else system.open(engine, work, asks)
         naming = _naming(engine, work, settings)
         fleet = Membership(settings, work)
         fleet.follow(engine)
         engine.retire = life.retire
         _read_manifests_soon(work, likeness, engine.overview)
         try:
-            takers = _takers(engine, broker, queue, work, keeper=keeper, idle=idle)
+            takers = _takers(engine, broker, queue, work, keeper=keeper, idle=idle) | more_takers
             _signals(engine, Reload(settings, partial(gather, flags=flags), takers))
             server.start()
             watcher.start()
@@ -203,7 +207,7 @@ def run(
 
 def _naming(engine: Engine, work: Work, settings: Settings) -> Naming:
     naming = Naming(work.upstream)
-    if settings.upstream_names:
+    if settings.upstream_names and settings.mode == "user":  # who calls upstream's own `jit()` looks in another home
         engine.onlookers.append(naming)
         engine.addenda.append(naming.complete)
         naming.start()
@@ -268,12 +272,17 @@ def _read_manifests(work: Work, likeness: Likeness, overview: Overview) -> None:
     work.known.refresh()
 
 
+def _queue(settings: Settings, system: System | None) -> Queue:
+    return Queue(_queue_settings(settings)) if system is None else system.queue(_queue_settings(settings))
+
+
 def _queue_settings(settings: Settings) -> QueueSettings:
     """The administrator's figures as the queue wants them."""
     return QueueSettings(
         jobs=settings.jobs or None,
         cores_per_job=settings.cores_per_job or None,
         max_queued=settings.max_queued,
+        user_jobs=settings.user_jobs if settings.mode == "system" else 0,
     )
 
 
@@ -334,6 +343,7 @@ def _takers(
         "jobs": figures,
         "cores_per_job": figures,
         "max_queued": figures,
+        "user_jobs": figures,
         "compile_seconds": limits,
         "silence_seconds": limits,
         "drain_seconds": patience,

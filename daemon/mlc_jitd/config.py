@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import logging
 import os
 import tomllib
@@ -35,7 +36,7 @@ NOT_SETTINGS = frozenset(
     PREFIX + name
     for name in (
         "AUTOSTART", "BUSY_SECONDS", "CONFIG", "DAEMON_SILENCE_SECONDS", "JOB", "PASS_ENV", "PYTHON", "RUNTIME_DIR",
-        "SHARED", "SOCKET", "START_SECONDS", "TOOLCHAIN", "WAIT_SECONDS",
+        "SHARED", "SOCKET", "START_SECONDS", "SYSTEM", "TOOLCHAIN", "WAIT_SECONDS",
     )
 )  # fmt: skip
 """Variables that are ours and no setting of a daemon; so none of them is a setting that was misspelt."""
@@ -186,6 +187,64 @@ class Settings:
         60.0, "how long a miss may wait for the bucket before it is compiled", least=1, page="fleet.md"
     )
 
+    mode: str = _setting(
+        "user",
+        "`user`: serves the user that runs it and nobody else; `system`: serves the users of this host that are listed",
+        kind=values.words({each: each for each in ("user", "system")}),
+        page="security.md",
+    )
+    users: str = _setting(
+        "@mlc-jitd",
+        "who may ask a system daemon for libraries: users, and groups as `@group`, by name or number",
+        kind=values.PRINCIPALS,
+        live=True,
+        page="security.md#roles",
+    )
+    prewarmers: str = _setting(
+        "",
+        "who may besides pre-warm and pin there, likewise",
+        kind=values.PRINCIPALS,
+        live=True,
+        page="security.md#roles",
+    )
+    admins: str = _setting(
+        "root",
+        "who may do everything there, likewise: stop it, cancel others' compiles",
+        kind=values.PRINCIPALS,
+        live=True,
+        page="security.md#roles",
+    )
+    toolchains: str = _setting(
+        "",
+        "the compilers of a system daemon, a table by name with `python`, and where wanted `toolchain` and "
+        "`environment`; the first serves who names none",
+        kind=values.TOOLCHAINS,
+        page="security.md#what-is-executed",
+    )
+    client_variables: str = _setting(
+        "",
+        "variables of clients that reach the compilers of a system daemon, besides those that only choose devices and "
+        "architectures",
+        kind=values.VARIABLES,
+        page="security.md#what-is-executed",
+    )
+    user_jobs: int = _setting(
+        32,
+        "compiles of one user that may wait or run in a system daemon; 0 for no limit",
+        live=True,
+        page="security.md#quotas",
+    )
+    user_bytes: int = _setting(
+        8 << 30,
+        "what a system daemon compiles for one user within a day, in bytes of libraries; 0 for no limit",
+        kind=values.SIZE,
+        live=True,
+        page="security.md#quotas",
+    )
+    user_connections: int = _setting(
+        1024, "connections of one user to a system daemon", least=1, live=True, page="security.md#quotas"
+    )
+
     @classmethod
     def load(
         cls,
@@ -314,13 +373,15 @@ def _read(path: Path, slips: list[RequestError], *, named: bool) -> dict[str, An
 
 
 def _of_file(path: Path, keys: Mapping[str, Any], slips: list[RequestError]) -> Iterator[_Given]:
-    names = [each.name for each in dataclasses.fields(Settings)]
+    kinds: dict[str, values.Kind] = {each.name: each.metadata["kind"] for each in dataclasses.fields(Settings)}
+    names = list(kinds)
     for key, value in keys.items():
         where = f"`{key}` in {path}"
         if key not in names:
             slips.append(RequestError(f"{where} is no setting.", remedy=_meant(key, names)))
             continue
-        text = values.text_of_toml(value)
+        table = isinstance(value, dict) and kinds[key].table
+        text = json.dumps(value) if table else values.text_of_toml(value)
         if text is None:
             slips.append(RequestError(f"{where} is a {type(value).__name__}.", remedy="Give one value, or a list."))
         else:

@@ -1,6 +1,6 @@
 """How many clients are connected, whether they have said anything or not.
 
-ZeroMQ tells of connections that come and go, each by its descriptor; they are counted when somebody asks. Not
+ZeroMQ tells of connections that come and go, each by its descriptor; what it told is taken in when somebody asks. Not
 guaranteed: the right number right after thousands came at once, since ZeroMQ keeps only so many of its reports.
 """
 
@@ -12,6 +12,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -20,21 +21,42 @@ class Connections:
 
     Args:
         socket: Not bound yet.
+        came: Told the descriptor of each connection that was accepted.
+        went: Told that of each that is no more.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        *,
+        came: Callable[[int], None] = lambda _descriptor: None,
+        went: Callable[[int], None] = lambda _descriptor: None,
+    ) -> None:
         self._socket = socket
+        self._came, self._went = came, went
         self._reports: Any = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._open: set[int] = set()
 
-    def count(self) -> int:
-        """How many there are now."""
+    @property
+    def reports(self) -> Any:
+        """What to poll: readable when there is something to take in."""
+        return self._reports
+
+    def take(self) -> None:
+        """Take in what ZeroMQ told."""
         while self._reports.poll(0):
             report = recv_monitor_message(self._reports)
+            descriptor = report["value"]
             if report["event"] == zmq.EVENT_ACCEPTED:
-                self._open.add(report["value"])
+                self._open.add(descriptor)
+                self._came(descriptor)
             else:
-                self._open.discard(report["value"])
+                self._open.discard(descriptor)
+                self._went(descriptor)
+
+    def count(self) -> int:
+        """How many there are now."""
+        self.take()
         return len(self._open)
 
     def close(self) -> None:

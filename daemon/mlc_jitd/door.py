@@ -35,10 +35,16 @@ PEEK_SECONDS = 0.25
 
 
 class Door:
-    """Owns the lock and the socket file of one daemon."""
+    """Owns the lock and the socket file of one daemon.
 
-    def __init__(self, places: Locations) -> None:
+    Args:
+        places: Where they are.
+        everybody: Whether everybody may connect; who is let in is decided behind the door then.
+    """
+
+    def __init__(self, places: Locations, *, everybody: bool = False) -> None:
         self.places = places
+        self._mode = 0o666 if everybody else 0o600
         self._lock: int | None = None
         self._inode: tuple[int, int] | None = None
         self._adopted = False
@@ -94,7 +100,7 @@ class Door:
         try:
             fresh.unlink(missing_ok=True)
             listener.bind(os.fspath(fresh))
-            fresh.chmod(0o600)
+            fresh.chmod(self._mode)
             listener.listen(BACKLOG)
             fresh.rename(path)
         except OSError as error:

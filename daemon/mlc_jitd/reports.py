@@ -126,6 +126,8 @@ def cannot(answer: Busy | Refused) -> b.Trouble:
     remedy = (
         "Ask again later." if isinstance(answer, Busy) else "Compile it on a larger host, or raise this one's limits."
     )
+    if answer.reason == "user-bytes":
+        remedy = "Ask again tomorrow, or have `user_bytes` raised. What is in the cache is served all the same."
     return b.Trouble("busy", sentence, remedy, answer.reason)
 
 

@@ -15,7 +15,8 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import zmq
 
@@ -38,6 +39,9 @@ PEERS = 4096
 TICK_SECONDS = 1.0
 """How often the tick comes while there is something to do."""
 
+GUARDED_BYTES, GUARDED_UNREAD = 256 << 10, 16
+"""The longest message, and how many of one connection may wait to be looked at, where strangers may connect."""
+
 MAX_UNREAD = 1000
 """Messages that may wait in either direction on one connection; replies beyond that are dropped and counted."""
 
@@ -49,20 +53,57 @@ COUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who sent a message, from the socket's kernel credentials; ``pid`` is 0 where the kernel does not tell."""
+    """Who sent a message, from the socket's kernel credentials; ``pid`` is 0 where the kernel does not tell.
+
+    ``roles`` says what it may do, in the terms of whoever guards the server; 0 for nothing.
+    """
 
     identity: bytes
     uid: int
     gid: int
     pid: int
+    roles: int = 0
 
 
 Handler = Callable[[Peer, m.Message], m.Message | None]
-AWAITED = (m.JitRequest, m.Explain, m.WatchRequest, m.StatusRequest, m.ListRequest)
+AWAITED = (m.JitRequest, m.Explain, m.Keep, m.WatchRequest, m.StatusRequest, m.ListRequest)
 """Requests whose answer may take long: who waits for one hears heartbeats, and its end is heard of."""
 
-FINAL = (m.Result, m.Explained, m.Status, m.Listing, m.Failure)
+FINAL = (m.Result, m.Explained, m.Kept, m.Status, m.Listing, m.Failure)
 """Replies that end a wait; a listing does with its last part."""
+
+
+class Guard(Protocol):
+    """Who looks at connections and messages where others than the own user may connect; in the server's thread."""
+
+    forget: Callable[[bytes | None], None]
+
+    def look(self) -> float:
+        """Look around, in each turn of the thread; seconds until the next look is due."""
+
+    def came(self, descriptor: int) -> None:
+        """A connection was accepted."""
+
+    def went(self, descriptor: int) -> None:
+        """A connection is no more."""
+
+    def admit(self, peer: Peer, descriptor: int) -> Peer:
+        """Who is behind a connection, with its roles; asked once for each."""
+
+    def closed(self, connection: bytes) -> bool:
+        """Whether the guard has ended this connection."""
+
+    def gone(self, connection: bytes) -> None:
+        """Nobody is behind this connection any more."""
+
+    def screen(self, peer: Peer, message: m.Message) -> m.Message | None:
+        """The message as it is to be taken, a ``Failure`` for an answer, or nothing to pass it over."""
+
+    def answered(self, connection: bytes, id_: int) -> None:
+        """The last word on a question leaves."""
+
+    def offended(self, peer: Peer) -> None:
+        """Something came that is no message, or that this sender may not send."""
 
 
 class Server:
@@ -72,7 +113,8 @@ class Server:
         listener: A bound, listening Unix socket; taken over.
         handler: Gets each good message; returns the reply, or ``None`` where there is none (yet).
         gone: Told the identity of a connection that waited for an answer and went away.
-        allow: Uids that may talk to this daemon.
+        allow: Uids that may talk to this daemon, where nobody guards it.
+        guard: Says who may do what; without it, whoever may talk may do everything.
         tick: Called about once a second while messages come; says in how many seconds it wants to be called at the
             latest.
         quick: Gets each frame before it is decoded; the id and the bytes of the reply, or ``None`` if it does not know.
@@ -87,6 +129,7 @@ class Server:
         *,
         gone: Callable[[bytes], None],
         allow: frozenset[int] | None = None,
+        guard: Guard | None = None,
         tick: Callable[[], float] | None = None,
         away: Callable[[bytes], None] = lambda _identity: None,
         quick: Callable[[Peer, bytes], tuple[int, bytes] | None] = lambda _peer, _frame: None,
@@ -99,6 +142,7 @@ class Server:
         self._away = away
         self._tick = tick
         self._allow = frozenset({os.getuid()}) if allow is None else allow
+        self._guard = guard
         # Every name from the start: another thread may add this up while this one counts.
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self._waiting: dict[bytes, set[int]] = {}
@@ -113,11 +157,15 @@ class Server:
         self._context = zmq.Context(io_threads=1)
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 1000)
-        self._router.setsockopt(zmq.MAXMSGSIZE, m.MAX_MESSAGE_BYTES)
+        self._router.setsockopt(zmq.MAXMSGSIZE, m.MAX_MESSAGE_BYTES if guard is None else GUARDED_BYTES)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._router.setsockopt(zmq.RCVHWM, MAX_UNREAD)
+        self._router.setsockopt(zmq.RCVHWM, MAX_UNREAD if guard is None else GUARDED_UNREAD)
         self._router.setsockopt(zmq.SNDHWM, MAX_UNREAD)
-        self._connections = Connections(self._router)
+        if guard is None:
+            self._connections = Connections(self._router)
+        else:
+            guard.forget = self._look_again
+            self._connections = Connections(self._router, came=guard.came, went=guard.went)
         path = listener.getsockname()
         self._router.setsockopt(zmq.USE_FD, listener.detach())
         self._router.bind(f"ipc://{path}")
@@ -167,11 +215,7 @@ class Server:
     # --- the server's thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._router, zmq.POLLIN)
-        poller.register(self._wake_r, zmq.POLLIN)
-        if self._deaths.fileno() >= 0:
-            poller.register(self._deaths, zmq.POLLIN)
+        poller = self._poller()
         next_beat = next_tick = time.monotonic()
         while True:
             now = time.monotonic()
@@ -186,6 +230,7 @@ class Server:
                     self.counters["handler_errors"] += 1
                     logger.exception("the tick failed")
             due = min(next_beat if self._waiting else now + 60.0, next_tick if self._tick else now + 60.0)
+            due = min(due, now + self._guarded())
             ready = dict(poller.poll(int(max(0.0, due - time.monotonic()) * 1000) + 1))
             if self._wake_r.fileno() in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -199,6 +244,23 @@ class Server:
             if self._stop.is_set():
                 self._flush()
                 return
+
+    def _poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._wake_r, zmq.POLLIN)
+        if self._deaths.fileno() >= 0:
+            poller.register(self._deaths, zmq.POLLIN)
+        if self._guard is not None:
+            poller.register(self._connections.reports, zmq.POLLIN)
+        return poller
+
+    def _guarded(self) -> float:
+        """Let the guard look around; seconds until it wants to again."""
+        if self._guard is None:
+            return 60.0
+        self._connections.take()
+        return self._guard.look()
 
     def _receive(self) -> None:
         router = self._router
@@ -222,12 +284,11 @@ class Server:
 
     def _one(self, identity: bytes, payload: zmq.Frame, *, whole: bool) -> None:
         peer = self._peer(identity, payload)
-        if peer.uid not in self._allow:
-            self.counters["refused_uid"] += 1
+        if not peer.roles:
             self._refuse(peer)
             return
         if not whole:  # a message is one frame
-            self.counters["broken_frames"] += 1
+            self._broken(peer, "broken_frames")
             return
         frame = payload.bytes
         known = self._quick(peer, frame)
@@ -237,23 +298,34 @@ class Server:
                 self._answered(identity, known[0])
             self._write(identity, known[1])
             return
-        try:
-            message = m.decode(frame, m.REQUESTS, strict=True)
-        except m.UnknownVerbError as error:
-            self.counters["unknown_verbs"] += 1
-            self._put(identity, m.Unsupported(id=error.id, asked=error.verb, features=m.FEATURES))
+        message = self._decoded(peer, frame)
+        if message is None:
             return
-        except m.InvalidMessageError as error:
-            self.counters["invalid_messages"] += 1
-            self._put(identity, m.Failure.of(error, id=error.id))
-            return
-        except ProtocolError:
-            self.counters["broken_frames"] += 1
-            return
-        self.counters["messages"] += 1
         self._handle(peer, message)
         if type(message) is m.JitRequest and message.id not in self._waiting.get(identity, ()):
             self._learn(peer, frame, message)
+
+    def _decoded(self, peer: Peer, frame: bytes) -> m.Message | None:
+        """What a frame says, as it is to be taken; what can't be taken is answered here."""
+        try:
+            message = m.decode(frame, m.REQUESTS, strict=True)
+        except m.UnknownVerbError as error:
+            self._broken(peer, "unknown_verbs")
+            self._put(peer.identity, m.Unsupported(id=error.id, asked=error.verb, features=m.FEATURES))
+            return None
+        except m.InvalidMessageError as error:
+            self._broken(peer, "invalid_messages")
+            self._put(peer.identity, m.Failure.of(error, id=error.id))
+            return None
+        except ProtocolError:
+            self._broken(peer, "broken_frames")
+            return None
+        self.counters["messages"] += 1
+        screened = message if self._guard is None else self._guard.screen(peer, message)
+        if isinstance(screened, m.Failure):
+            self._put(peer.identity, screened)
+            return None
+        return screened
 
     def _peer(self, identity: bytes, frame: zmq.Frame) -> Peer:
         """Who sent a frame. The kernel's word is asked for with each, and only its reading is remembered."""
@@ -265,8 +337,24 @@ class Server:
         if peer is None:
             if len(self._peers) >= PEERS:
                 self._peers.clear()
-            peer = self._peers[identity, address] = _peer(identity, address)
+            peer = self._peers[identity, address] = self._admit(_peer(identity, address), frame)
         return peer
+
+    def _admit(self, peer: Peer, frame: zmq.Frame) -> Peer:
+        if self._guard is None:
+            return replace(peer, roles=1) if peer.uid in self._allow else peer
+        return self._guard.admit(peer, int(frame.get(zmq.SRCFD)))
+
+    def _look_again(self, connection: bytes | None) -> None:
+        """Ask again who is behind a connection, or behind all; from any thread."""
+        for known in list(self._peers):
+            if connection is None or known[0] == connection:
+                self._peers.pop(known, None)
+
+    def _broken(self, peer: Peer, what: str) -> None:
+        self.counters[what] += 1
+        if self._guard is not None:
+            self._guard.offended(peer)
 
     def _handle(self, peer: Peer, message: m.Message) -> None:
         identity = peer.identity
@@ -286,10 +374,13 @@ class Server:
             self._lost(identity)  # after the handler, who may have to forget what it was just told
 
     def _refuse(self, peer: Peer) -> None:
-        error = AccessRefusedError(
-            f"uid {peer.uid} may not use the daemon of uid {os.getuid()}.",
-            remedy="Run a daemon of your own (the default), or ask its owner for a system daemon.",
-        )
+        if self._guard is not None and self._guard.closed(peer.identity):
+            return
+        self._broken(peer, "refused_uid")
+        remedy = "Run a daemon of your own (the default), or ask its owner for a system daemon."
+        if self._guard is not None:
+            remedy = "Have this user, or a group of it, listed under `users` in that daemon's settings."
+        error = AccessRefusedError(f"uid {peer.uid} may not use the daemon of uid {os.getuid()}.", remedy=remedy)
         self._put(peer.identity, m.Failure.of(error, id=0))
 
     def _flush(self) -> None:
@@ -327,12 +418,16 @@ class Server:
         ids = self._waiting.get(identity)
         if ids is not None:
             ids.discard(id_)
+            if self._guard is not None:
+                self._guard.answered(identity, id_)
             if not ids:
                 del self._waiting[identity]
                 self._deaths.forget(identity)
 
     def _lost(self, identity: bytes) -> None:
         self._deaths.forget(identity)
+        if self._guard is not None:
+            self._guard.gone(identity)
         if self._waiting.pop(identity, None) is not None:
             self.counters["lost_waiters"] += 1
             self._gone(identity)

@@ -28,10 +28,12 @@ class Kind:
     Attributes:
         read: Text to value; raises a ValueError whose text goes on after "must be".
         show: Value to the text that people see, and that ``read`` takes.
+        table: Whether a file may have a table; its text is JSON.
     """
 
     read: Callable[[str], Any]
     show: Callable[[Any], str] = str
+    table: bool = False
 
 
 def number(kind: type, least: float) -> Kind:
@@ -113,6 +115,32 @@ def _shown_size(count: int) -> str:
     return str(count)
 
 
+_PRINCIPAL = re.compile(r"@?[\w.-]+", re.ASCII)
+
+
+def _principals(text: str) -> str:
+    if text and not all(_PRINCIPAL.fullmatch(each) for each in text.split(":")):
+        raise ValueError("names of users, and of groups with `@` before them")
+    return text
+
+
+def _names(text: str) -> str:
+    if text and not all(_VARIABLE.fullmatch(each) for each in text.split(":")):
+        raise ValueError("names of variables")
+    return text
+
+
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+def _toolchains(text: str) -> str:
+    if text:
+        from mlc_jitd.named import parse_toolchains  # noqa: PLC0415 - only where there are some
+
+        parse_toolchains(text)
+    return text
+
+
 SWITCH = Kind(_switch, lambda value: "on" if value else "off")
 FOLDERS = Kind(_folders)
 """Absolute paths with ``:`` between them; the value is the text."""
@@ -122,6 +150,15 @@ OPTIONAL_FOLDERS = Kind(lambda text: _folders(text) if text else text)
 
 BUCKET = Kind(_bucket)
 """The address of an object store, or empty."""
+
+PRINCIPALS = Kind(_principals)
+"""Users, and groups as ``@group``, by name or number, with ``:`` between them."""
+
+VARIABLES = Kind(_names)
+"""Names of variables with ``:`` between them."""
+
+TOOLCHAINS = Kind(_toolchains, table=True)
+"""Compilers by name, as JSON; see ``named.parse_toolchains``."""
 
 SIZE = Kind(_size, _shown_size)
 """Bytes, as a number or with a unit of 1,024: ``512 MiB``."""

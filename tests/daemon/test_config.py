@@ -208,9 +208,10 @@ def test_a_wrong_flag_is_refused(capsys):
 
 def test_every_live_setting_is_taken_by_somebody():
     from mlc_jitd import app
+    from mlc_jitd.system import System
 
     live = {each.name for each in dataclasses.fields(Settings) if each.metadata["live"]}
-    assert live == set(app._takers(*[None] * 4, keeper=None, idle=None))
+    assert live == {*app._takers(*[None] * 4, keeper=None, idle=None), *System._takers(None)}
 
 
 def test_sighup_changes_what_can_change_and_names_the_rest(start_daemon, place, double, client):

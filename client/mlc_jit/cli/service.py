@@ -50,9 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     if arguments.system:
         raise RequestError(
-            "There is no system mode yet: one daemon for all users of a host is not built.",
-            remedy="Each user can have a service of their own: `mlc-jit service install`.",
-            reason="no-system-mode",
+            "`mlc-jit service` manages services of one user; that of all users of a host is the administrator's.",
+            remedy="docs/security.md has its units and steps. For a service of your own: `mlc-jit service install`.",
+            reason="system",
         )
     verbs = {"install": install, "uninstall": uninstall, "status": status}
     report = verbs[arguments.what](arguments)

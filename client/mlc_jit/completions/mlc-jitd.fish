@@ -51,7 +51,7 @@ function _shtab_mlc_jitd_using
 end
 
 set -g _shtab_mlc_jitd_commands run once doctor adopt config export gc import keep quarantine verify
-set -g _shtab_mlc_jitd_opts_with_value --acceleration --backoff-seconds --cgroup --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --max-age-days --max-queued --max-size --min-free --prewarm --remote --remote-key --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --upstream-names --warm --warm-idle-seconds
+set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --max-age-days --max-queued --max-size --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
 
 complete -c mlc-jitd -e
 complete -c mlc-jitd -f
@@ -91,6 +91,15 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-write -x -d 'who p
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-key -x -d 'file of the private key that signs what goes into the bucket'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-trust -x -d 'whose libraries are taken from the bucket: public keys, or files of them, with `:` between them; `anyone` for everybody who can write there; empty for nobody but the own `remote_key`'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-seconds -x -d 'how long a miss may wait for the bucket before it is compiled'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l mode -x -d '`user`: serves the user that runs it and nobody else; `system`: serves the users of this host that are listed'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l users -x -d 'who may ask a system daemon for libraries: users, and groups as `@group`, by name or number'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l prewarmers -x -d 'who may besides pre-warm and pin there, likewise'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l admins -x -d 'who may do everything there, likewise: stop it, cancel others'"'"' compiles'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l toolchains -x -d 'the compilers of a system daemon, a table by name with `python`, and where wanted `toolchain` and `environment`; the first serves who names none'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l client-variables -x -d 'variables of clients that reach the compilers of a system daemon, besides those that only choose devices and architectures'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l user-jobs -x -d 'compiles of one user that may wait or run in a system daemon; 0 for no limit'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l user-bytes -x -d 'what a system daemon compiles for one user within a day, in bytes of libraries; 0 for no limit'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l user-connections -x -d 'connections of one user to a system daemon'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a once -d 'answer one request from standard input without a daemon (for the client library)'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using once' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a doctor -d 'print what this host has and what is wrong, as JSON (`mlc-jit doctor` shows it)'

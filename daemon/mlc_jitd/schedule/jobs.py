@@ -15,7 +15,7 @@ Blocked = Literal["slots", "memory", "unknown", "gpu", "exclusive", "turn"]
 room; it must run alone, or one that must is running; another's turn has come, and what is free is kept for it."""
 
 BusyReason = Literal["queue-full", "client-full", "user-full", "prewarm-full"]
-RefusedReason = Literal["memory", "no-gpu", "gpu-memory"]
+RefusedReason = Literal["memory", "no-gpu", "gpu-memory", "user-bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class Settings:
         jobs: Compiles at a time; ``None`` for what the cores allow.
         cores_per_job: ``None`` for up to 4: from there on a compile spends most of its time in steps that use one.
         max_queued: Waiting jobs beyond which a client is told that the daemon is busy.
+        user_jobs: Waiting and running jobs of one user beyond which that user is; 0 for no limit of its own.
         overtakes: How often others may start before a job that waited longest, until it goes first.
         patience: How long a job that does not fit beside what *others* use on the host waits, with nothing of ours in
             its way, until it starts all the same; and how long one waits that has come not to fit the host at all.
@@ -39,6 +40,7 @@ class Settings:
     jobs: int | None = None
     cores_per_job: int | None = None
     max_queued: int = 256
+    user_jobs: int = 0
     overtakes: int = 8
     patience: float = 30.0
     unknown_memory: int = 2 * GIB
@@ -99,7 +101,8 @@ class Busy:
         """One sentence for people."""
         whose = {"queue-full": "", "client-full": " of this client", "user-full": " of this user"}
         kind = "pre-warm jobs" if self.reason == "prewarm-full" else "jobs" + whose[self.reason]
-        return f"the compile queue is full: {self.queued} {kind} wait already, {self.limit} may"
+        do = "wait or run" if self.reason == "user-full" else "wait"
+        return f"the compile queue is full: {self.queued} {kind} {do} already, {self.limit} may"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +122,11 @@ class Refused:
     @property
     def message(self) -> str:
         """One sentence for people."""
+        if self.reason == "user-bytes":
+            return (
+                f"what was compiled for this user within a day has {self.needed / MIB:,.0f} MiB; "
+                f"one user may have {self.usable / MIB:,.0f} MiB"
+            )
         if self.reason == "no-gpu":
             return "this compile must open a GPU, and this host has none that it may use"
         where = "of memory" if self.reason == "memory" else "on one GPU"

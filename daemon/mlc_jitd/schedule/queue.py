@@ -297,6 +297,9 @@ class Queue:
             ("client-full", len(same_client), max(1, most // 2)),
             ("user-full", len(same_user), max(1, most * 3 // 4)),
         ]
+        if self._settings.user_jobs:
+            running = sum(run.demand.user == demand.user for run in self._running.values())
+            bounds.append(("user-full", len(same_user) + running, self._settings.user_jobs))
         if not demand.interactive:
             bounds.append(("prewarm-full", sum(not each.interactive for each in waiting), max(1, most // 2)))
         for reason, queued, limit in bounds:
