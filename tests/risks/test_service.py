@@ -132,7 +132,10 @@ for how in ("engine", "server", "all"):
     pathlib.Path("/tmp/hang-server").unlink(missing_ok=True)
     facts["found"].append([how, restarted(old), int(show("NRestarts")) - before])
 old = main_pid()
-time.sleep(5)  # a healthy one is left alone for longer than the watchdog waits
+def fed():
+    return int(show("WatchdogTimestampMonotonic"))
+begun = fed()
+until(lambda: fed() - begun > 5_000_000, "a healthy one that is fed for longer than the watchdog waits")
 facts["healthy"] = main_pid() == old
 """
 

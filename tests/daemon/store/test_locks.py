@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,10 +45,12 @@ def test_another_thread_may_release(store: Store) -> None:
         assert again.held
 
 
-def test_an_endless_wait_ends_when_another_thread_releases(store: Store) -> None:
+def test_an_endless_wait_ends_when_another_thread_releases(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     held, waiting = store.lock(KEY), store.lock(KEY)
     held.acquire()
-    releaser = Thread(target=lambda: (time.sleep(0.1), held.release()))
+    tried, attempt = Event(), waiting._file._acquire
+    monkeypatch.setattr(waiting._file, "_acquire", lambda: (attempt(), tried.set()))
+    releaser = Thread(target=lambda: (tried.wait(10), held.release()))
     releaser.start()
     assert waiting.acquire(None, poll=0.01)
     releaser.join(5)
