@@ -19,10 +19,11 @@ class Scripted:
 
     Args:
         path: Where it listens.
-        script: Called in its thread with each message and everything heard so far; what it returns is sent back.
+        script: Called in its thread with each message and everything heard so far; what it returns is sent back,
+            messages or bytes as they are.
     """
 
-    def __init__(self, path: Path, script: Callable[[m.Message, list[m.Message]], list[m.Message]]) -> None:
+    def __init__(self, path: Path, script: Callable[[m.Message, list[m.Message]], list[Any]]) -> None:
         self.heard: list[m.Message] = []
         self._script = script
         self._over = threading.Event()
@@ -60,7 +61,7 @@ class Scripted:
             message = m.decode(frame, m.REQUESTS, strict=True)
             self.heard.append(message)
             for reply in self._script(message, self.heard):
-                self._router.send_multipart([identity, m.encode(reply)])
+                self._router.send_multipart([identity, reply if isinstance(reply, bytes) else m.encode(reply)])
 
 
 def silent(_message: m.Message, _heard: list[Any]) -> list[m.Message]:

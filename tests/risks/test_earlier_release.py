@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.daemons import until
-from mlc_jit import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,8 +162,3 @@ def test_an_upgrade_and_a_downgrade_in_place_restart_once_and_lose_no_request(
     assert len(paths) <= 2
     assert client.ask(hit, **here.variables).path() in paths
     assert len(double.starts()) == 1 + len(paths)
-
-
-def test_the_wire_has_not_moved_since() -> None:
-    """What another protocol number would mean: no request of an older client is served any more."""
-    assert m.PROTOCOL == 1
