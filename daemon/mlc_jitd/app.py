@@ -187,12 +187,9 @@ def run(
         try:
             takers = _takers(engine, broker, queue, work, keeper=keeper, idle=idle) | more_takers
             _signals(engine, Reload(settings, partial(gather, flags=flags), takers))
-            server.start()
-            watcher.start()
-            recorder.start()
-            rounds.start()
+            for each in (server, watcher, recorder, rounds, keeper):
+                each.start()
             logger.info("mlc-jitd %s serves %s at %s", __version__, places.home, places.socket)
-            keeper.start()
             ready()
             service.ready()
             with Signals(engine.nudge):
