@@ -212,8 +212,10 @@ def _naming(engine: Engine, work: Work, settings: Settings) -> Naming:
 
 
 def _recorder(engine: Engine, work: Work) -> Recorder:
-    recorder = Recorder(History(work.store.layout.library), hits=engine.remembered_hits)
+    history = History(work.store.layout.library)
+    recorder = Recorder(history, hits=engine.remembered_hits, later=engine.later, reply=engine.reply)
     engine.onlookers.append(recorder)
+    engine.verbs[m.RecordsRequest] = recorder.asked
     return recorder
 
 

@@ -105,6 +105,8 @@ VALUES: dict[str, m.Message] = {
     "keep-folder": m.Keep(id=13, folder="/models/m"),
     "keep-key": m.Keep(id=13, key="abcd", keep="pin"),
     "watch": m.WatchRequest(id=14),
+    "records": m.RecordsRequest(id=15),
+    "records-are": m.Records(id=15, jobs=('{"v":1}',), more=True),
     "cancelled": m.Cancelled(id=8, key="ab" * 32),
     "kept": m.Kept(id=13, keys=("ab" * 32,), folder="/models/m", keep="pin"),
     "event": m.Event(id=14, what="ready", folder="/models/m", key="ab" * 32, detail="compiled", at=1.7e9),

@@ -22,6 +22,8 @@ VERBS = (
     "list_",
     "gc_",
     "log",
+    "history",
+    "trace",
     "cancel",
     "stop",
     "pin",

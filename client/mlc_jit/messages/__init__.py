@@ -69,6 +69,8 @@ if TYPE_CHECKING:
         ListRequest,
         NearReport,
         PartReport,
+        Records,
+        RecordsRequest,
         RemoteReport,
         Status,
         StatusRequest,
@@ -79,7 +81,7 @@ if TYPE_CHECKING:
     )
 
 FEATURES: tuple[str, ...] = (
-    "jit", "progress", "cancel", "status", "list", "stop", "explain", "watch", "keep",
+    "jit", "progress", "cancel", "status", "list", "stop", "explain", "watch", "keep", "records",
 )  # fmt: skip
 """What this version of daemon and client can do, by name."""
 
@@ -119,6 +121,8 @@ __all__ = [
     "PartReport",
     "Policy",
     "Progress",
+    "Records",
+    "RecordsRequest",
     "RemoteReport",
     "Result",
     "Source",

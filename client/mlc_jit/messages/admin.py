@@ -341,6 +341,26 @@ class Kept(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class RecordsRequest(Message):
+    """Ask for the records of the jobs under way."""
+
+    verb: ClassVar[str] = "records"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Records(Message):
+    """Answer to ``RecordsRequest``; sent in parts when it is long, ``more`` on all but the last.
+
+    Attributes:
+        jobs: One line of JSON each, of the form of the history's (docs/seeing.md).
+    """
+
+    verb: ClassVar[str] = "records-are"
+    jobs: tuple[str, ...] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WatchRequest(Message):
     """Ask to be told what happens, until the connection ends."""
 
@@ -368,5 +388,7 @@ class Event(Message):
     at: float = 0.0
 
 
-REQUESTS: tuple[type[Message], ...] = (Cancel, Explain, Keep, ListRequest, StatusRequest, StopRequest, WatchRequest)
-REPLIES: tuple[type[Message], ...] = (Cancelled, Event, Explained, Kept, Listing, Status, Stopping)
+REQUESTS: tuple[type[Message], ...] = (
+    Cancel, Explain, Keep, ListRequest, RecordsRequest, StatusRequest, StopRequest, WatchRequest,
+)  # fmt: skip
+REPLIES: tuple[type[Message], ...] = (Cancelled, Event, Explained, Kept, Listing, Records, Status, Stopping)

@@ -13,9 +13,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import CompileCancelledError, DrainingError, JitError
-from mlc_jit.messages import Failure
+from mlc_jit.messages import Failure, Records
 from mlc_jitd.engine import Onlooker
-from mlc_jitd.observe.history import HOUR, Counts, History
+from mlc_jitd.observe.history import HOUR, Counts, History, encode
 from mlc_jitd.observe.record import Answer, Ending, JobRecord, Kernels, Record, Subject
 from mlc_jitd.observe.who import who
 from mlc_jitd.store import Missing
@@ -23,7 +23,7 @@ from mlc_jitd.store import Missing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlc_jit.messages import JitRequest, Result
+    from mlc_jit.messages import JitRequest, Message, RecordsRequest, Result
     from mlc_jitd.broker import Asker
     from mlc_jitd.engine import Asking, JobState
     from mlc_jitd.observe.record import Outcome, Source
@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 COUNT_SECONDS = 300.0
 """How often counts are written while there is something new; at the full hour and at the end besides."""
+
+CHUNK = 32
+"""Jobs in one message: a line has at most some 30 KB."""
 
 LAST_SECONDS = 5.0
 """How long the end of a daemon waits for a disk."""
@@ -50,9 +53,19 @@ class Recorder(Onlooker):
     Args:
         history: Where it is written.
         hits: How often the server's thread has answered by itself.
+        later: Runs something in a thread.
+        reply: Sends a message to whoever asked.
     """
 
-    def __init__(self, history: History, *, hits: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        history: History,
+        *,
+        hits: Callable[[], int],
+        later: Callable[[Callable[[], None]], None],
+        reply: Callable[[Peer, Message], None],
+    ) -> None:
+        self._later, self._reply = later, reply
         self._history = history
         self._hits = hits
         self._record = Record()
@@ -75,6 +88,17 @@ class Recorder(Onlooker):
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(LAST_SECONDS)
+
+    def asked(self, peer: Peer, request: RecordsRequest) -> None:
+        """Answer with the jobs under way; the verb ``records``. Quick: the work is done in a thread."""
+
+        def answer() -> None:
+            lines = [encode(job).decode() for job in self.jobs()]
+            for start in range(0, max(1, len(lines)), CHUNK):
+                more = start + CHUNK < len(lines)
+                self._reply(peer, Records(id=request.id, jobs=tuple(lines[start : start + CHUNK]), more=more))
+
+        self._later(answer)
 
     # --- for those who show it, from any thread ---------------------------------------------------------------------
 
