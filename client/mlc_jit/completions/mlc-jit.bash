@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/mlc-jit
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_mlc_jit_subparsers=(compile exec status list gc log cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import config service completion)
+_shtab_mlc_jit_subparsers=(compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import config service completion)
 
 _shtab_mlc_jit_compile_option_strings=(-h --help --device --overrides --opt --policy --system-lib-prefix --json --quiet -q)
 _shtab_mlc_jit_exec_option_strings=(-h --help --require)
@@ -13,6 +13,8 @@ _shtab_mlc_jit_status_option_strings=(-h --help --json)
 _shtab_mlc_jit_list_option_strings=(-h --help --json)
 _shtab_mlc_jit_gc_option_strings=(-h --help -n --dry-run --max-size --min-free --max-age-days --stale-days --grace-seconds --all --json)
 _shtab_mlc_jit_log_option_strings=(-h --help -f --follow --path)
+_shtab_mlc_jit_history_option_strings=(-h --help --last --failed --json)
+_shtab_mlc_jit_trace_option_strings=(-h --help --last --failed -o --output --json)
 _shtab_mlc_jit_cancel_option_strings=(-h --help --json)
 _shtab_mlc_jit_stop_option_strings=(-h --help --now --json)
 _shtab_mlc_jit_pin_option_strings=(-h --help --device --overrides --opt --system-lib-prefix --json --quiet -q)
@@ -34,6 +36,10 @@ _shtab_mlc_jit_option_strings=(-h --help --version)
 _shtab_mlc_jit_compile_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_mlc_jit_exec_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_mlc_jit_log_pos_0_COMPGEN=_mlc_jit_logs
+_shtab_mlc_jit_history_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_mlc_jit_trace_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_mlc_jit_trace__o_COMPGEN=_shtab_compgen_files
+_shtab_mlc_jit_trace___output_COMPGEN=_shtab_compgen_files
 _shtab_mlc_jit_cancel_pos_0_COMPGEN=_mlc_jit_logs
 _shtab_mlc_jit_pin_pos_0_COMPGEN=_mlc_jit_dirs_and_keys
 _shtab_mlc_jit_unpin_pos_0_COMPGEN=_mlc_jit_dirs_and_keys
@@ -50,7 +56,7 @@ _shtab_mlc_jit_import_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_mlc_jit_compile___policy_choices=(ON OFF REDO READONLY)
 _shtab_mlc_jit_service_pos_0_choices=(install uninstall status)
 _shtab_mlc_jit_completion_pos_0_choices=(bash zsh fish)
-_shtab_mlc_jit_pos_0_choices=(compile exec status list gc log cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import config service completion)
+_shtab_mlc_jit_pos_0_choices=(compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import config service completion)
 
 _shtab_mlc_jit_compile_pos_0_nargs=+
 _shtab_mlc_jit_compile__h_nargs=0
@@ -79,6 +85,14 @@ _shtab_mlc_jit_log___help_nargs=0
 _shtab_mlc_jit_log__f_nargs=0
 _shtab_mlc_jit_log___follow_nargs=0
 _shtab_mlc_jit_log___path_nargs=0
+_shtab_mlc_jit_history__h_nargs=0
+_shtab_mlc_jit_history___help_nargs=0
+_shtab_mlc_jit_history___failed_nargs=0
+_shtab_mlc_jit_history___json_nargs=0
+_shtab_mlc_jit_trace__h_nargs=0
+_shtab_mlc_jit_trace___help_nargs=0
+_shtab_mlc_jit_trace___failed_nargs=0
+_shtab_mlc_jit_trace___json_nargs=0
 _shtab_mlc_jit_cancel__h_nargs=0
 _shtab_mlc_jit_cancel___help_nargs=0
 _shtab_mlc_jit_cancel___json_nargs=0

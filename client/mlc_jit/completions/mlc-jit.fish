@@ -58,8 +58,8 @@ function _shtab_mlc_jit_using
   test "$_shtab_mlc_jit_cmdpath" = "$argv"
 end
 
-set -g _shtab_mlc_jit_commands compile exec status list gc log cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import config service completion
-set -g _shtab_mlc_jit_opts_with_value --device --grace-seconds --max-age-days --max-size --min-free --opt --output --overrides --policy --stale-days --system-lib-prefix -o
+set -g _shtab_mlc_jit_commands compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import config service completion
+set -g _shtab_mlc_jit_opts_with_value --device --grace-seconds --last --max-age-days --max-size --min-free --opt --output --overrides --policy --stale-days --system-lib-prefix -o
 
 complete -c mlc-jit -e
 complete -c mlc-jit -f
@@ -101,6 +101,19 @@ complete -c mlc-jit -n '_shtab_mlc_jit_using log' -s h -l help -d 'show this hel
 complete -c mlc-jit -n '_shtab_mlc_jit_using log' -s f -l follow -d 'go on until the compile has ended'
 complete -c mlc-jit -n '_shtab_mlc_jit_using log' -l path -d 'print the log'"'"'s path instead'
 complete -c mlc-jit -n '_shtab_mlc_jit_using log; and test $_shtab_mlc_jit_npos -eq 0' -ka "(_mlc_jit_logs)" -d 'the key, or the beginning of it, as `mlc-jit list` and `mlc-jit status` show it'
+complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a history -d 'show what was compiled: when, how long, for whom, how it ended'
+complete -c mlc-jit -n '_shtab_mlc_jit_using history' -s h -l help -d 'show this help message and exit'
+complete -c mlc-jit -n '_shtab_mlc_jit_using history' -l last -x -d 'how many (default: 20; 0 for all)'
+complete -c mlc-jit -n '_shtab_mlc_jit_using history' -l failed -d 'only those that failed'
+complete -c mlc-jit -n '_shtab_mlc_jit_using history' -l json -d 'print everything as JSON'
+complete -c mlc-jit -n '_shtab_mlc_jit_using history; and test $_shtab_mlc_jit_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a folder, part of its path, or a key'
+complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a trace -d 'write queueing, stages and waits of compiles to a file for Perfetto'
+complete -c mlc-jit -n '_shtab_mlc_jit_using trace' -s h -l help -d 'show this help message and exit'
+complete -c mlc-jit -n '_shtab_mlc_jit_using trace' -l last -x -d 'how many (default: 1000; 0 for all)'
+complete -c mlc-jit -n '_shtab_mlc_jit_using trace' -l failed -d 'only those that failed'
+complete -c mlc-jit -n '_shtab_mlc_jit_using trace' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the file to write'
+complete -c mlc-jit -n '_shtab_mlc_jit_using trace' -l json -d 'say what was written as JSON'
+complete -c mlc-jit -n '_shtab_mlc_jit_using trace; and test $_shtab_mlc_jit_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a folder, part of its path, or a key'
 complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a cancel -d 'end a queued or running compile; everyone who waits for it is told'
 complete -c mlc-jit -n '_shtab_mlc_jit_using cancel' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jit -n '_shtab_mlc_jit_using cancel' -l json -d 'print the answer as JSON'
