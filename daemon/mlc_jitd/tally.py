@@ -1,4 +1,7 @@
-"""How often what happened, counted by several threads and read by another. Not here: what the names mean."""
+"""How often what happened, counted by several threads and read by another. Not here: what the names mean.
+
+A counter's name is words with underscores, wherever it is counted: metrics systems take no others.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ def test_a_miss_is_compiled_and_then_a_hit(daemon: Daemon, double: Double, clien
     assert len(double.starts()) == 1
     counters = status().counters
     assert (counters["compiles"], counters["hits"], counters["misses_absent"]) == (1, 1, 1)
+    assert [name for name in counters if not re.fullmatch("[a-z][a-z0-9_]*", name)] == []
 
 
 def test_a_hit_on_a_fresh_daemon_imports_no_compiler(

@@ -14,14 +14,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc_jitd.store.staging import remove_tree
+from mlc_jitd.tally import Tally
 from mlc_jitd.toolchains.kernels.inside.mlc_jitd_kernels import objects
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ class KernelStore:
         self.root = library / FOLDER
         self._limit = limit
         self._clock = clock
-        self._lock = threading.Lock()
-        self._counters: Counter[str] = Counter()
+        self._tally = Tally()
 
     def take_in(self, new: Path, report: KernelReport) -> None:
         """Add what a compile made and note what it used; then the oldest go, if there are too many.
@@ -130,8 +128,7 @@ class KernelStore:
         room; ``nvcc_calls``, ``nvcc_answers_reused``; ``kernel_milliseconds_saved``: what the reused ones once took, on
         one core.
         """
-        with self._lock:
-            return dict(self._counters)
+        return self._tally.read()
 
     def _place(self, key: str) -> Path:
         if objects.NAME.fullmatch(key) is None:
@@ -170,8 +167,7 @@ class KernelStore:
 
     def _count(self, name: str, by: int) -> None:
         if by:
-            with self._lock:
-                self._counters[name] += by
+            self._tally.add(name, by)
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

@@ -229,12 +229,12 @@ class LayeredStore(Store):
         for layer in self.layers:
             found = layer.find(key)
             if isinstance(found, Found):
-                self._count("layer-hits")
+                self._count("layer_hits")
                 return found
             if found.unread:
                 unread.append(found.unread)
             if found.reason != "absent":
-                self._count(f"layer-{found.reason}")
+                self._count(f"layer_{found.reason}")
                 if answer.reason == "absent":
                     answer = found
         return dataclasses.replace(answer, unread="; ".join(unread))

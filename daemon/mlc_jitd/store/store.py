@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +26,7 @@ from mlc_jitd.store.publish import publish
 from mlc_jitd.store.staging import Staging, free_bytes
 from mlc_jitd.store.sweep import GRACE_SECONDS, SweepReport, sweep
 from mlc_jitd.store.trouble import translated
+from mlc_jitd.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
@@ -69,8 +68,7 @@ class Store:
         self._finder = Finder(
             self.layout, self._locks, clock=clock, count=self._count, writable=lambda: self._refusal is None
         )
-        self._counting = threading.Lock()
-        self._counters: Counter[str] = Counter()
+        self._tally = Tally()
         self._writable = False
         self._refusal: StoreError | None = StoreUnwritableError(
             f"The cache in {self.layout.library} was opened for reading only.", reason="read-only"
@@ -111,8 +109,8 @@ class Store:
                 leased=self._leased,
                 warnings=warnings,
             )
-        self._count("swept-staging", report.staging)
-        self._count("swept-artifacts", report.artifacts)
+        self._count("swept_staging", report.staging)
+        self._count("swept_artifacts", report.artifacts)
         return report
 
     # --- finding ----------------------------------------------------------------------------------------------------
@@ -244,7 +242,7 @@ class Store:
             except FileNotFoundError:
                 continue
             except (DamagedError, ForeignError, ChangedError, ManifestInvalidError, ManifestNewerError, OSError):
-                self._count("unreadable-manifests")
+                self._count("unreadable_manifests")
 
     def keys(self) -> list[str]:
         """The keys that have a manifest, sorted; reads no file.
@@ -321,11 +319,10 @@ class Store:
         """How often what happened since this object was made.
 
         ``absent``, ``damaged``, ``foreign``: misses; ``hashed``: artifacts hashed to hand them out; ``published``,
-        and ``identical`` where the content was there already; ``quarantined``; ``swept-staging``, ``swept-artifacts``;
-        ``unreadable-manifests``: met while listing.
+        and ``identical`` where the content was there already; ``quarantined``; ``swept_staging``, ``swept_artifacts``;
+        ``unreadable_manifests``: met while listing.
         """
-        with self._counting:
-            return dict(self._counters)
+        return self._tally.read()
 
     def _names(self) -> list[str]:
         with translated("list the entries", self.layout.library):
@@ -335,5 +332,4 @@ class Store:
                 return []
 
     def _count(self, name: str, by: int = 1) -> None:
-        with self._counting:
-            self._counters[name] += by
+        self._tally.add(name, by)

@@ -82,7 +82,7 @@ def test_nothing_is_ever_written_to_a_layer(layered: LayeredStore, layer: Path, 
         assert entry.path in missing.detail
         assert "left in place" in missing.detail
     assert snapshot(layer) == before
-    assert layered.counters()["layer-damaged"] == 3
+    assert layered.counters()["layer_damaged"] == 3
     assert layered.layers[0].counters()["hashed"] == 1, "damage that stays is not hashed again and again"
     publish(layered, b"anew")
     found = layered.find(KEY)
@@ -235,7 +235,7 @@ def test_a_trouble_in_reading_a_layer_is_a_miss(
     missing = layered.find(KEY)
     assert isinstance(missing, Missing)
     assert "Stale file handle" in missing.unread
-    assert layered.counters().get("layer-hits", 0) == 0
+    assert layered.counters().get("layer_hits", 0) == 0
 
 
 def test_without_layers_it_is_a_store(home: Path, publish: Publish) -> None:

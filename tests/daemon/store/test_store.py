@@ -146,7 +146,7 @@ def test_bad_manifests_are_skipped_and_counted(store: Store, publish: Publish) -
     publish(store, b"other", OTHER)
     store.layout.manifest(KEY).write_bytes(b"garbage")
     assert [manifest.key for manifest in store.manifests()] == [OTHER]
-    assert store.counters()["unreadable-manifests"] == 1
+    assert store.counters()["unreadable_manifests"] == 1
     assert store.layout.manifest(KEY).exists()
 
 

@@ -71,4 +71,4 @@ def test_a_living_build_stays(store: Store) -> None:
 def test_what_was_swept_is_counted(store: Store) -> None:
     (store.layout.staging / ("0" * 16)).mkdir()
     store.open()
-    assert store.counters()["swept-staging"] == 1
+    assert store.counters()["swept_staging"] == 1
