@@ -71,6 +71,15 @@ class Host:
         """A process on it that calls ``jit()`` once."""
         return self._clients.ask(model, **{**self.variables, **variables})
 
+    def code_hits(self, model: Path, count: int = 50) -> float:
+        """Seconds of the median of so many hits, in one process on it."""
+        code = """
+jit(given["model"], {}, "cpu")
+took = sorted(answer(lambda: jit(given["model"], {}, "cpu").model_lib_path)["seconds"] for _ in range(given["count"]))
+print(json.dumps(took[len(took) // 2]))
+"""
+        return float(self._clients.code(code, self.variables, model=model, count=count).answer())
+
     def command(self, *words: str | Path, limit: float = 15.0, **variables: str) -> subprocess.CompletedProcess[str]:
         """``mlc-jit`` on it."""
         return self._command(*words, limit=limit, **{**self.variables, **variables})

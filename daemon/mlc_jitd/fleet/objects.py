@@ -7,6 +7,7 @@ does not belong here: what the objects mean, retries, and whether it is worth as
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 3.0
 STALL_SECONDS = 5.0
 """How long a server may send nothing at all; a body that flows may take as long as `Limits.seconds`."""
+
+_NOISE = re.compile(r"^Generic \w+ error: |Error performing [A-Z]+ \S+ in |Object at location \S+ |: <.*$")
+"""What says once more which object it was, or that a library raised it."""
 
 CHUNK_BYTES = 1 << 20
 LIST_CHUNK = 1000
@@ -262,4 +266,4 @@ def _declared(doing: str, *, create: bool = False, tag: str = "") -> Iterator[No
 def _words(doing: str, error: BaseException) -> str:
     """The first line of what a library says; what follows is for its own developers."""
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{doing}: {said[:300]}"
+    return f"{doing}: {_NOISE.sub('', said)[:300]}"

@@ -79,7 +79,7 @@ class Tier:
         self._lock = threading.Lock()
         self._counters: Counter[str] = Counter()
         self._missed: dict[str, float] = {}
-        """When the bucket last said that it has none of a key."""
+        """When asking for a key last came to nothing."""
         self.refusals: list[Refusal] = []
         """The last ones, the newest at the end."""
 
@@ -102,11 +102,13 @@ class Tier:
             return Fetched(why=f"{self.url}: {error}")
         except RemoteError as error:
             self.count("remote_failed")
+            self._remember_miss(identity.key)
             logger.warning("%s could not be fetched from %s: %s", identity.key[:12], self.url, error)
             return Fetched(why=f"{self.url} is in trouble: {error}")
         except RefusedError as error:
             self.refuse(offer.name if offer is not None else identity.key, str(error))
-            self._miss(identity.key, [])
+            self.count("remote_misses")
+            self._remember_miss(identity.key)
             return Fetched(why=f"what {self.url} has was refused: {error}")
         except (JitError, OSError) as error:
             self.count("remote_failed")
@@ -144,12 +146,15 @@ class Tier:
     def _miss(self, key: str, refusals: list[str]) -> Fetched:
         """There is none, or none that may be used."""
         self.count("remote_misses")
+        self._remember_miss(key)
+        why = f"what {self.url} has was refused: {'; '.join(refusals)}" if refusals else f"{self.url} has none"
+        return Fetched(why=why)
+
+    def _remember_miss(self, key: str) -> None:
         with self._lock:
             if len(self._missed) >= MISSES_KEPT:
                 self._missed.clear()
             self._missed[key] = time.monotonic()
-        why = f"what {self.url} has was refused: {'; '.join(refusals)}" if refusals else f"{self.url} has none"
-        return Fetched(why=why)
 
     def push(self, entry: Entry, *, again: bool = False) -> Literal["written", "there"]:
         """Put an entry of the cache into the bucket.
