@@ -37,6 +37,7 @@ VERBS = (
     "adopt",
     "export",
     "import_",
+    "remote",
     "config",
     "service",
     "completion",

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlc_jit import api, cli, prewarming
-from mlc_jit.cli import tasks
+from mlc_jit.cli import remote, tasks
 from mlc_jit.cli.asking import duration, table
 from mlc_jit.cli.compile_ import labels
 from mlc_jit.cli.keeping import keep
-from mlc_jit.errors import JitError, RequestError
+from mlc_jit.errors import JitError, RequestError, StoreError
 
 if TYPE_CHECKING:
     import argparse
@@ -35,6 +35,9 @@ def add(verbs: Any) -> None:
     parser.add_argument("what", metavar="FILE.toml|MODEL", nargs="+", help="a list, or folders of models")
     tasks.add_request_arguments(parser)
     parser.add_argument("--no-daemon", action="store_true", help="neither ask nor start one (image builds)")
+    parser.add_argument(
+        "--remote", action="store_true", help="have them in the bucket of the fleet too; exit code 1 where one is not"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
     parser.set_defaults(run=run)
@@ -52,11 +55,22 @@ def run(arguments: argparse.Namespace) -> int:
                 keep(ask=each.request, how=how, daemon=not arguments.no_daemon)
             except JitError as error:
                 each.error = error
+    if arguments.remote:
+        _put(wanted)
     if arguments.json:
         print(json.dumps([_facts(each) for each in wanted], indent=1))
     else:
         _show(wanted, time.monotonic() - began)
     return tasks.worst([each.error for each in wanted if each.error is not None])
+
+
+def _put(wanted: list[tasks.Wanted]) -> None:
+    """Have what was made in the bucket, by now: a daemon writes there behind everybody's back."""
+    keys = {each.answer.key: each for each in wanted if each.answer is not None and each.answer.key and not each.error}
+    for done in remote.push(list(keys)):
+        if done["what"] not in {"written", "there"}:
+            why = f"{done['what']}: {done['why']}".removesuffix(".")
+            keys[done["key"]].error = StoreError(f"It is not in the bucket: {why}.", reason="remote", key=done["key"])
 
 
 def _wanted(arguments: argparse.Namespace) -> list[tasks.Wanted]:

@@ -75,7 +75,7 @@ class Tier:
         self.writes = writes
         self.publishing: Callable[[str], contextlib.AbstractContextManager[bool]] = lambda _key: _freely
         """Around putting a library there: whether this host may. Leases set it."""
-        self._store = store
+        self.store = store
         self._lock = threading.Lock()
         self._counters: Counter[str] = Counter()
         self._missed: dict[str, float] = {}
@@ -94,10 +94,9 @@ class Tier:
             offer = self.find(identity, refusals.append)
             if offer is None:
                 return self._miss(identity.key, refusals)
-            with self._turn(identity.key, locked) as free:
-                if not free:
-                    return Fetched()
-                entry = self._take(identity, offer)
+            entry = self.take(identity.key, offer, interpreter=identity.toolchain.python, locked=locked)
+            if entry is None:
+                return Fetched()
         except AwayError as error:
             return Fetched(why=f"{self.url}: {error}")
         except RemoteError as error:
@@ -204,7 +203,7 @@ class Tier:
     @contextlib.contextmanager
     def _turn(self, key: str, locked: bool) -> Iterator[bool]:
         """The key's lock, or that somebody else has it."""
-        lock: KeyLock | None = None if locked else self._store.lock(key)
+        lock: KeyLock | None = None if locked else self.store.lock(key)
         if lock is not None and not lock.acquire(0):
             yield False
             return
@@ -214,12 +213,29 @@ class Tier:
             if lock is not None:
                 lock.release()
 
-    def _take(self, identity: Identity, offer: Offer) -> Entry:
-        here = self._store.find(identity.key)
+    def take(self, key: str, offer: Offer, *, interpreter: str = "", locked: bool = False) -> Entry | None:
+        """Publish an offered library here; ``None`` while somebody else makes it.
+
+        Args:
+            key: Which.
+            offer: What the bucket has.
+            interpreter: The toolchain's on this host, for people.
+            locked: The caller holds the key's lock.
+
+        Raises:
+            RefusedError: The bytes are not the ones that were signed for.
+            RemoteError: The bucket is in trouble.
+            JitError, OSError: It can't be kept here.
+        """
+        with self._turn(key, locked) as free:
+            return self._take(key, offer, interpreter) if free else None
+
+    def _take(self, key: str, offer: Offer, interpreter: str) -> Entry:
+        here = self.store.find(key)
         if isinstance(here, Found):
             return here.entry  # another process was faster
         said = offer.manifest
-        with self._store.staging(identity.key, need=said.size + SPARE_BYTES) as folder:
+        with self.store.staging(key, need=said.size + SPARE_BYTES) as folder:
             path = folder / f"lib.{said.suffix}"
             try:
                 libraries.download(self.bucket, offer, path)
@@ -230,6 +246,6 @@ class Tier:
             about = dataclasses.replace(
                 about,
                 origin=f"{self.url}, signed by {signer}",
-                toolchain=dataclasses.replace(about.toolchain, interpreter=identity.toolchain.python),
+                toolchain=dataclasses.replace(about.toolchain, interpreter=interpreter),
             )
-            return self._store.publish(identity.key, path, about)
+            return self.store.publish(key, path, about)
