@@ -11,7 +11,7 @@ import pytest
 
 from mlc_jit.cli import doctor as shown
 from mlc_jitd import doctor
-from mlc_jitd.doctor import compilers, daemon, host, places, yielding
+from mlc_jitd.doctor import compilers, daemon, host, leftovers, places, yielding
 from mlc_jitd.doctor.finding import Finding, Patient
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.host import GIB, MIB, Capacity, Gpu
@@ -48,7 +48,7 @@ def test_a_healthy_host(mlc_jit: Callable[..., subprocess.CompletedProcess[str]]
     assert (done.returncode, problems) == (0, []), problems
     assert set(found) == {
         "cores", "memory", "gpus", "yielding", "toolchain", "linker", "home", "locking", "disk", "runtime", "daemon",
-        "kernels", "leftovers", *(["cgroup"] if "cgroup" in found else []),
+        "kernels", "leftovers", "limits", "watches", *(["cgroup"] if "cgroup" in found else []),
     }  # fmt: skip
     assert found["toolchain"]["facts"]["chosen"] == "mlc_llm"
     assert found["home"]["facts"]["path"] == str(place.cache)
@@ -171,11 +171,12 @@ def test_a_runtime_folder_that_is_not_there_yet(place: Place) -> None:
 
 
 def test_leftovers_are_counted(place: Place) -> None:
-    assert only(places.leftovers).found == "none"
+    assert only(leftovers.leftovers).found == "none"
     (place.library / ".staging" / ("ab" * 8)).mkdir(parents=True)
     (place.library / ".quarantine" / "x").mkdir(parents=True)
     (place.library / f"{'ab' * 32}-{'0' * 16}.so").touch()
-    assert only(places.leftovers).facts == {"staging": 1, "orphans": 1, "quarantined": 1}
+    counts = {"staging": 1, "orphans": 1, "quarantined": 1, "sockets": 0, "processes": 0}
+    assert only(leftovers.leftovers).facts == counts
 
 
 def test_no_toolchain_says_where_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:

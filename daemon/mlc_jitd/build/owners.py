@@ -22,7 +22,7 @@ from pathlib import Path
 from .supervisor import tree
 from .supervisor.kernel import LINUX
 
-__all__ = ["OWNER", "end_leftovers", "end_leftovers_soon", "name_of"]
+__all__ = ["OWNER", "end_leftovers", "end_leftovers_soon", "left_behind", "name_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,14 @@ def end_leftovers(home: Path) -> list[int]:
     if ended:
         logger.warning("ended %d processes that compiles of a killed daemon had left", len(ended))
     return sorted(ended)
+
+
+def left_behind(home: Path) -> list[int]:
+    """The pids that `end_leftovers` would end, now; ends none of them."""
+    if not LINUX:
+        return []
+    left, _ = _leftovers(f"{OWNER}={_home(home)}:".encode())
+    return sorted(process.pid for process in left)
 
 
 def _leftovers(prefix: bytes) -> tuple[list[tree.Process], list[tree.Process]]:

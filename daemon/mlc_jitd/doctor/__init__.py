@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlc_jit._version import __version__
-from mlc_jitd.doctor import compilers, daemon, host, kernels, places, service, yielding
+from mlc_jitd.doctor import compilers, daemon, host, kernels, leftovers, limits, places, service, yielding
 from mlc_jitd.doctor.finding import Finding, Patient
 
 if TYPE_CHECKING:
@@ -23,9 +23,12 @@ __all__ = ["CHECKS", "Finding", "Patient", "examine", "main"]
 
 CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     places.troubles,
+    places.settings,
     host.cores,
     host.memory,
     host.gpus,
+    limits.limits,
+    limits.watches,
     yielding.yielding,
     yielding.delegation,
     compilers.toolchain,
@@ -39,7 +42,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     service.service,
     daemon.daemon,
     service.locks,
-    places.leftovers,
+    leftovers.leftovers,
 )
 
 

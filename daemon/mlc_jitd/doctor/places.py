@@ -1,4 +1,4 @@
-"""The folders that are used: who owns them, what file system they are on, what room there is, what was left behind."""
+"""The folders that are used: who owns them, what file system they are on, what room there is."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import stat
 from typing import TYPE_CHECKING
 
 from mlc_jitd.compiling import STAGING_BYTES
-from mlc_jitd.config import Settings
+from mlc_jitd.config import Settings, files_of
 from mlc_jitd.doctor.finding import Finding, problem, size
 from mlc_jitd.store import Layer, layers_of
 from mlc_jitd.store.access import distrust
 from mlc_jitd.store.filesystem import VOLATILE, can_not_execute, file_system, is_network, why_no_locks
-from mlc_jitd.store.layout import Layout, key_of_artifact
-from mlc_jitd.store.staging import abandoned
+from mlc_jitd.store.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from mlc_jitd.doctor.finding import Patient
 
@@ -28,6 +26,24 @@ def troubles(patient: Patient) -> Iterator[Finding]:
     """What keeps a daemon from starting at all: a home that can't be, a variable with a bad value."""
     for check, error in patient.troubles:
         yield problem(check, error)
+
+
+def settings(patient: Patient) -> Iterator[Finding]:
+    """Files with settings that somebody else may write: they say what a daemon of this user serves and starts."""
+    for path in files_of(patient.environ):
+        try:
+            doubt = distrust(path.stat(), path)
+        except OSError:
+            continue
+        if doubt is not None:
+            yield Finding(
+                check="settings",
+                level="note",
+                found=doubt[0],
+                follows="whoever writes there decides what your daemon serves",
+                remedy=doubt[1],
+                facts={"path": str(path)},
+            )
 
 
 def home(patient: Patient) -> Iterator[Finding]:
@@ -204,40 +220,3 @@ def runtime(patient: Patient) -> Iterator[Finding]:
         )
     else:
         yield Finding(check="runtime", level="ok", found=f"{folder}, private", facts=facts)
-
-
-def leftovers(patient: Patient) -> Iterator[Finding]:
-    """What crashes left behind, and what was set aside as damaged."""
-    if patient.places is None:
-        return
-    layout = Layout.of(patient.places.home)
-    staging = abandoned(layout.staging)
-    artifacts = [(path, key) for path in _names(layout.library) if (key := key_of_artifact(path.name))]
-    orphans = [path for path, key in artifacts if not layout.manifest(key).exists()]
-    damaged = _names(layout.quarantine)
-    found = [
-        f"{len(each)} {what}"
-        for each, what in (
-            (staging, "builds that ended early"),
-            (orphans, "libraries without a manifest"),
-            (damaged, "damaged entries"),
-        )
-        if each
-    ]
-    yield Finding(
-        check="leftovers",
-        level="note" if found else "ok",
-        found=", ".join(found) or "none",
-        follows="they take room and do no harm; all but the newest 16 damaged entries go by themselves"
-        if found
-        else "",
-        remedy="Start the daemon anew (`mlc-jit stop`): it removes what is older than an hour." if found else "",
-        facts={"staging": len(staging), "orphans": len(orphans), "quarantined": len(damaged)},
-    )
-
-
-def _names(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from mlc_jit import channel, services
+from mlc_jit._version import __version__
 from mlc_jit.autostart import manager_environment
 from mlc_jit.errors import JitError
 from mlc_jit.held import is_held
@@ -21,7 +23,6 @@ from mlc_jitd.store.locks import KeyLocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from mlc_jitd.doctor.finding import Patient
 
@@ -62,6 +63,17 @@ def service(patient: Patient) -> Iterator[Finding]:
             facts=facts,
         )
         return
+    theirs = _version(found.python)
+    if theirs not in ("", __version__):
+        yield Finding(
+            check="service",
+            level="note",
+            found=f"the installed service runs mlc-jitd {theirs} ({found.python})",
+            follows=f"clients of this environment, {__version__}, use that",
+            remedy=f"Upgrade it there, or have this one run it: {INSTALL[0].lower()}{INSTALL[1:]}",
+            facts={**facts, "version": theirs},
+        )
+        return
     asleep = states.get(services.SOCKET) == "inactive"
     yield Finding(
         check="service",
@@ -71,6 +83,16 @@ def service(patient: Patient) -> Iterator[Finding]:
         remedy=f"`systemctl --user enable --now {services.SOCKET}` keeps it." if asleep else "",
         facts=facts,
     )
+
+
+def _version(python: str) -> str:
+    """Of the mlc-jitd that an interpreter has; empty where it can't be asked."""
+    command = [python, "-P", "-c", "from mlc_jit._version import __version__; print(__version__)"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=MANAGER_SECONDS, check=False, cwd="/")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return said.stdout.strip()
 
 
 def _states() -> dict[str, str]:
@@ -104,6 +126,16 @@ def locks(patient: Patient) -> Iterator[Finding]:
             remedy=f"End it: `kill {pid or 'PID'}`, and `kill -9` if that does not help.",
             facts={"lock": str(places.lock), "pid": pid},
         )
+    if _hanging_starter(places.start_lock, places.socket):
+        pid = _holder(places.start_lock)
+        yield Finding(
+            check="locks",
+            level="note",
+            found=f"{_process(pid)} has been starting a daemon for a while, and none listens",
+            follows="other clients wait for it (MLC_JITD_START_SECONDS), then go on without a daemon",
+            remedy=f"Let it go on (`kill -CONT {pid or 'PID'}`), or end it.",
+            facts={"lock": str(places.start_lock), "pid": pid},
+        )
     folder, frozen = Layout.of(places.home).locks, []
     if folder.is_dir():
         known = KeyLocks(folder)
@@ -133,6 +165,21 @@ def _silent_holder(lock: Path, socket: Path) -> bool:
         if time.monotonic() > end:
             return True
         time.sleep(0.1)
+
+
+def _hanging_starter(lock: Path, socket: Path) -> bool:
+    """Whether a client holds the start lock all the while, and nobody listens."""
+    return bool(is_held(lock)) and _silent_holder(lock, socket)
+
+
+def _holder(lock: Path) -> str:
+    """The pid that the kernel names as the holder of a lock; empty where it names none."""
+    try:
+        inode, rows = lock.stat().st_ino, Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return ""
+    fields = (row.split() for row in rows)
+    return next((row[4] for row in fields if row[1] == "FLOCK" and row[5].endswith(f":{inode}")), "")
 
 
 def _process(pid: str) -> str:
