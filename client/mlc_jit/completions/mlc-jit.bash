@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/mlc-jit
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_mlc_jit_subparsers=(compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import config service completion)
+_shtab_mlc_jit_subparsers=(compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
 
 _shtab_mlc_jit_compile_option_strings=(-h --help --device --overrides --opt --policy --system-lib-prefix --json --quiet -q)
 _shtab_mlc_jit_exec_option_strings=(-h --help --require)
@@ -19,7 +19,7 @@ _shtab_mlc_jit_cancel_option_strings=(-h --help --json)
 _shtab_mlc_jit_stop_option_strings=(-h --help --now --json)
 _shtab_mlc_jit_pin_option_strings=(-h --help --device --overrides --opt --system-lib-prefix --json --quiet -q)
 _shtab_mlc_jit_unpin_option_strings=(-h --help --json)
-_shtab_mlc_jit_prewarm_option_strings=(-h --help --device --overrides --opt --system-lib-prefix --no-daemon --json --quiet -q)
+_shtab_mlc_jit_prewarm_option_strings=(-h --help --device --overrides --opt --system-lib-prefix --no-daemon --remote --json --quiet -q)
 _shtab_mlc_jit_watch_option_strings=(-h --help --json)
 _shtab_mlc_jit_doctor_option_strings=(-h --help --json)
 _shtab_mlc_jit_explain_option_strings=(-h --help --device --overrides --opt --system-lib-prefix --json)
@@ -28,6 +28,7 @@ _shtab_mlc_jit_quarantine_option_strings=(-h --help --clear --json)
 _shtab_mlc_jit_adopt_option_strings=(-h --help --device --overrides --opt --all --json)
 _shtab_mlc_jit_export_option_strings=(-h --help --all -o --output --json)
 _shtab_mlc_jit_import_option_strings=(-h --help --json)
+_shtab_mlc_jit_remote_option_strings=(-h --help --all --again --quick --repair --unused-days --max-age-days --dry-run -n --json)
 _shtab_mlc_jit_config_option_strings=(-h --help --changed --json)
 _shtab_mlc_jit_service_option_strings=(-h --help --user --system --now --dry-run --json)
 _shtab_mlc_jit_completion_option_strings=(-h --help)
@@ -54,9 +55,10 @@ _shtab_mlc_jit_export___output_COMPGEN=_shtab_compgen_files
 _shtab_mlc_jit_import_pos_0_COMPGEN=_shtab_compgen_files
 
 _shtab_mlc_jit_compile___policy_choices=(ON OFF REDO READONLY)
+_shtab_mlc_jit_remote_pos_0_choices=(ls push pull gc verify keygen)
 _shtab_mlc_jit_service_pos_0_choices=(install uninstall status)
 _shtab_mlc_jit_completion_pos_0_choices=(bash zsh fish)
-_shtab_mlc_jit_pos_0_choices=(compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import config service completion)
+_shtab_mlc_jit_pos_0_choices=(compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
 
 _shtab_mlc_jit_compile_pos_0_nargs=+
 _shtab_mlc_jit_compile__h_nargs=0
@@ -114,6 +116,7 @@ _shtab_mlc_jit_prewarm_pos_0_nargs=+
 _shtab_mlc_jit_prewarm__h_nargs=0
 _shtab_mlc_jit_prewarm___help_nargs=0
 _shtab_mlc_jit_prewarm___no_daemon_nargs=0
+_shtab_mlc_jit_prewarm___remote_nargs=0
 _shtab_mlc_jit_prewarm___json_nargs=0
 _shtab_mlc_jit_prewarm___quiet_nargs=0
 _shtab_mlc_jit_prewarm__q_nargs=0
@@ -151,6 +154,16 @@ _shtab_mlc_jit_import_pos_0_nargs=+
 _shtab_mlc_jit_import__h_nargs=0
 _shtab_mlc_jit_import___help_nargs=0
 _shtab_mlc_jit_import___json_nargs=0
+_shtab_mlc_jit_remote_pos_1_nargs='*'
+_shtab_mlc_jit_remote__h_nargs=0
+_shtab_mlc_jit_remote___help_nargs=0
+_shtab_mlc_jit_remote___all_nargs=0
+_shtab_mlc_jit_remote___again_nargs=0
+_shtab_mlc_jit_remote___quick_nargs=0
+_shtab_mlc_jit_remote___repair_nargs=0
+_shtab_mlc_jit_remote___dry_run_nargs=0
+_shtab_mlc_jit_remote__n_nargs=0
+_shtab_mlc_jit_remote___json_nargs=0
 _shtab_mlc_jit_config__h_nargs=0
 _shtab_mlc_jit_config___help_nargs=0
 _shtab_mlc_jit_config___changed_nargs=0

@@ -58,8 +58,8 @@ function _shtab_mlc_jit_using
   test "$_shtab_mlc_jit_cmdpath" = "$argv"
 end
 
-set -g _shtab_mlc_jit_commands compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import config service completion
-set -g _shtab_mlc_jit_opts_with_value --device --grace-seconds --last --max-age-days --max-size --min-free --opt --output --overrides --policy --stale-days --system-lib-prefix -o
+set -g _shtab_mlc_jit_commands compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion
+set -g _shtab_mlc_jit_opts_with_value --device --grace-seconds --last --max-age-days --max-size --min-free --opt --output --overrides --policy --stale-days --system-lib-prefix --unused-days -o
 
 complete -c mlc-jit -e
 complete -c mlc-jit -f
@@ -142,6 +142,7 @@ complete -c mlc-jit -n '_shtab_mlc_jit_using prewarm' -l overrides -x -d 'compil
 complete -c mlc-jit -n '_shtab_mlc_jit_using prewarm' -l opt -x -d 'O0 to O3, or flags (default: O2)'
 complete -c mlc-jit -n '_shtab_mlc_jit_using prewarm' -l system-lib-prefix -x -d 'symbol prefix of a static library'
 complete -c mlc-jit -n '_shtab_mlc_jit_using prewarm' -l no-daemon -d 'neither ask nor start one (image builds)'
+complete -c mlc-jit -n '_shtab_mlc_jit_using prewarm' -l remote -d 'have them in the bucket of the fleet too; exit code 1 where one is not'
 complete -c mlc-jit -n '_shtab_mlc_jit_using prewarm' -l json -d 'print everything as JSON'
 complete -c mlc-jit -n '_shtab_mlc_jit_using prewarm' -l quiet -s q -d 'show no progress'
 complete -c mlc-jit -n '_shtab_mlc_jit_using prewarm; and test $_shtab_mlc_jit_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a list, or folders of models'
@@ -188,6 +189,17 @@ complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 
 complete -c mlc-jit -n '_shtab_mlc_jit_using import' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jit -n '_shtab_mlc_jit_using import' -l json -d 'print everything as JSON'
 complete -c mlc-jit -n '_shtab_mlc_jit_using import; and test $_shtab_mlc_jit_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'files that `mlc-jit export` wrote'
+complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a remote -d 'look after the bucket that a fleet shares: ls, push, pull, gc, verify, keygen'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -s h -l help -d 'show this help message and exit'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l all -d 'push, pull: every library'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l again -d 'push: replace what the same key signed before'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l quick -d 'verify: do not read the libraries themselves'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l repair -d 'verify: remove what is wrong'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l unused-days -x -d 'gc: kept so long after the last use (90)'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l max-age-days -x -d 'gc: kept so long at all; 0 for ever'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l dry-run -s n -d 'gc: remove nothing, only say what would go'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l json -d 'print everything as JSON'
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote; and test $_shtab_mlc_jit_npos -eq 0' -ka "ls push pull gc verify keygen" -d action
 complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a config -d 'show every setting of the daemon, its value and where that comes from; exit code 2 if one is wrong'
 complete -c mlc-jit -n '_shtab_mlc_jit_using config' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jit -n '_shtab_mlc_jit_using config' -l changed -d 'only what is not at its default'

@@ -50,7 +50,7 @@ function _shtab_mlc_jitd_using
   test "$_shtab_mlc_jitd_cmdpath" = "$argv"
 end
 
-set -g _shtab_mlc_jitd_commands run once doctor adopt config export gc history import keep quarantine trace verify
+set -g _shtab_mlc_jitd_commands run once doctor adopt config export gc history import keep quarantine remote trace verify
 set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --max-age-days --max-queued --max-size --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
 
 complete -c mlc-jitd -e
@@ -120,6 +120,8 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using keep' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a quarantine -d 'work on the cache folder; what it says is JSON (`mlc-jit quarantine` shows it)'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using quarantine' -s h -l help -d 'show this help message and exit'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a remote -d 'work on the cache folder; what it says is JSON (`mlc-jit remote` shows it)'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using remote' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a trace -d 'work on the cache folder; what it says is JSON (`mlc-jit trace` shows it)'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using trace' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a verify -d 'work on the cache folder; what it says is JSON (`mlc-jit verify` shows it)'
