@@ -37,7 +37,7 @@ from mlc_jitd.life import Life
 from mlc_jitd.likeness import Likeness
 from mlc_jitd.membership import Membership
 from mlc_jitd.naming import Naming
-from mlc_jitd.observe import History, Recorder
+from mlc_jitd.observe import History, Live, Recorder
 from mlc_jitd.reload import Reload
 from mlc_jitd.rounds import Rounds
 from mlc_jitd.schedule import capacity
@@ -163,6 +163,8 @@ def run(
         keeper = _housekeeper(engine, work, lending, asks, settings)
         keeper.probe = lambda connection: server.send(connection, Heartbeat())
         recorder = _recorder(engine, work)
+        queue.measure(gauge.now())
+        _live(engine, Live(engine, queue, gauge, recorder, lending))
         watcher = _watcher(engine, work, asks, settings)
         idle = Idle(on_demand, settings.idle_seconds, wanted=lambda: server.connected() > 0)
         life = Life(engine, door, service, idle, lambda: server.counters["messages"])
@@ -209,6 +211,12 @@ def _naming(engine: Engine, work: Work, settings: Settings) -> Naming:
         engine.addenda.append(naming.complete)
         naming.start()
     return naming
+
+
+def _live(engine: Engine, live: Live) -> None:
+    engine.onlookers.append(live)
+    engine.addenda.append(live.complete)
+    engine.verbs[m.TopRequest] = live.asked
 
 
 def _recorder(engine: Engine, work: Work) -> Recorder:

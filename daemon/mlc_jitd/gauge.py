@@ -33,13 +33,21 @@ class Gauge:
     def now(self) -> Capacity:
         """The host as of now, or as it was last seen if looking takes too long."""
         if time.monotonic() - self._at >= FRESH_SECONDS:
-            with self._lock:
-                if self._reading is None or not self._reading.is_alive():
-                    self._reading = threading.Thread(target=self._refresh, name="gauge", daemon=True)
-                    self._reading.start()
-                reading = self._reading
-            reading.join(PATIENCE_SECONDS)
+            self._look().join(PATIENCE_SECONDS)
         return self._value
+
+    def glance(self) -> Capacity:
+        """The host as it was last seen; a new look is begun, and not waited for."""
+        if time.monotonic() - self._at >= FRESH_SECONDS:
+            self._look()
+        return self._value
+
+    def _look(self) -> threading.Thread:
+        with self._lock:
+            if self._reading is None or not self._reading.is_alive():
+                self._reading = threading.Thread(target=self._refresh, name="gauge", daemon=True)
+                self._reading.start()
+            return self._reading
 
     def _refresh(self) -> None:
         self._value = self._read()

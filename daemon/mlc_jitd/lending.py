@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlc_jit.errors import JitError
 from mlc_jit.locations import locate, private_folder
 from mlc_jitd.store import Leases
+from mlc_jitd.tally import Tally
 
 if TYPE_CHECKING:
     from mlc_jitd.store import Entry, Uses
@@ -28,6 +29,8 @@ class Lending:
     def __init__(self, leases: Leases, uses: Uses) -> None:
         self.leases = leases
         self.uses = uses
+        self.tally = Tally()
+        """Of processes and libraries: how many got one, and what those took to compile. The first time each counts."""
 
     def lend(self, connection: bytes, pid: int, entry: Entry) -> None:
         """Lease an entry; who replies looks afterwards whether it is (still) there.
@@ -37,7 +40,9 @@ class Lending:
             pid: Of the process behind it, from the kernel; 0 where it does not tell.
             entry: What it gets.
         """
-        self.leases.grant(connection, pid, entry.manifest.artifact)
+        if self.leases.grant(connection, pid, entry.manifest.artifact):
+            self.tally.add("lent")
+            self.tally.add("lent_milliseconds", round(entry.manifest.compile.seconds * 1000))
         self.uses.note(entry.key)
 
 

@@ -176,6 +176,25 @@ VALUES: dict[str, m.Message] = {
             ),
         ),
     ),
+    "top": m.TopRequest(id=15, recent=3),
+    "top-is": m.Top(
+        id=15, version="0.1.0", pid=4242, uptime=12.5, home="/h", draining=True, slots=2,
+        jobs=(m.JobReport(key="ab", state="running", stage="s", fraction=0.5),),
+        counters={"hits": 5},
+        host=m.HostReport(
+            cores=1.5, memory_total=9, memory_available=8, gpus=1, cores_per_job=1, resident=7, processor=0.5, waiting=6
+        ),
+        recent=(
+            m.OutcomeReport(
+                at=1.7e9, what="compiled", key="ab", model="/m", device="cpu", seconds=2.5, detail="absent", waiters=2,
+                program="serve.py", pid=3,
+            ),
+        ),
+    ),
+    "status-is-host": m.Status(
+        id=9, version="0.1.0", pid=4242, uptime=12.5, home="/h", socket="/s", log_path="/l",
+        host=m.HostReport(cores=2.0, memory_total=9, memory_available=8, resident=7),
+    ),
     "stopping": m.Stopping(id=11, pid=4242, jobs=1),
     "unsupported": m.Unsupported(id=12, asked="teleport", features=("jit",)),
 }  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from mlc_jit import messages as m
 from mlc_jit.bars import cells
-from mlc_jit.cli import status
+from mlc_jit.cli import screens, status
 from mlc_jit.cli.asking import duration, size, table
 from mlc_jit.cli.compile_ import parse_overrides
 from mlc_jit.errors import OverrideInvalidError
@@ -81,6 +83,9 @@ JOBS = (
 )  # fmt: skip
 
 
+ABOUT = m.Status(id=1, version="0.0.1", pid=7, uptime=60, home="/h", socket="/s", log_path="/l", slots=3)
+
+
 def shown(width: int | None, **counters: int) -> list[str]:
     """The status of a daemon with three running and five waiting compiles."""
     jobs = tuple(
@@ -90,11 +95,7 @@ def shown(width: int | None, **counters: int) -> list[str]:
         )
         for n, (name, state, stage, detail, fraction, left, elapsed) in enumerate(JOBS)
     )  # fmt: skip
-    about = m.Status(
-        id=1, version="0.1.0", pid=7, uptime=60, home="/h", socket="/s", log_path="/l", slots=3, jobs=jobs,
-        counters=counters,
-    )  # fmt: skip
-    return status.screen(about, width).splitlines()
+    return status.screen(dataclasses.replace(ABOUT, jobs=jobs, counters=counters), width).splitlines()
 
 
 def test_a_status_fits_a_terminal_and_keeps_what_matters():
@@ -117,8 +118,41 @@ def test_with_room_nothing_of_a_status_is_cut(width: int | None):
     assert all(job[0] in text for job in JOBS)
 
 
+def test_hit_ratio_reasons_and_time_saved():
+    told = {"hits": 5997, "misses_absent": 2, "misses_damaged": 1, "lent": 9, "lent_milliseconds": 90_000}
+    lines = shown(160, **told, compile_milliseconds=30_000)
+    assert "  asked   5997 hits of 6000, over 99.9 %; 3 misses: 2 absent, 1 damaged" in lines
+    assert "  saved   1 min of compile time: 9 handed to processes, 30 s spent" in lines
+    assert "  saved   0.0 s of compile time: 1 handed to processes, 2.0 s spent" in shown(
+        160, lent=1, lent_milliseconds=1000, compile_milliseconds=2000
+    ), "what was compiled and is not used yet is no saving"
+
+
+@pytest.mark.parametrize(
+    ("hits", "misses", "text"),
+    [(1, 0, "100 %"), (0, 9, "0 %"), (2, 1, "66.7 %"), (10**6, 1, "over 99.9 %"), (1, 10**6, "under 0.1 %")],
+)
+def test_a_ratio_is_whole_only_where_it_is(hits: int, misses: int, text: str):
+    assert screens.ratio(hits, misses) == text
+
+
+def test_what_is_off_is_said_first():
+    lines = shown(None, engine_errors=2)
+    assert "  health  it is version 0.0.1, this command is" in lines[1]
+    assert lines[1].endswith("; 2 faults of the daemon's own (its log has them)")
+
+
+def test_a_long_line_is_folded_under_itself_and_paths_stay_whole():
+    layer = m.LayerReport(path="/a/" + "long/" * 20, state="ok", entries=2)
+    text = status.screen(dataclasses.replace(ABOUT, layers=(layer,), counters={"engine_errors": 1}), 80)
+    assert layer.path + ":" in text
+    folded = [line for line in text.splitlines() if line.startswith(" " * 10)]
+    assert folded
+    assert all(len(line) < 80 for line in text.splitlines() if "/long/" not in line)
+
+
 def test_a_status_says_in_words_what_warm_compilers_did():
     assert not any(line.startswith("  warm") for line in shown(80, plain_compiles=3))
     told = {"warm_workers": 1, "warm_started": 3, "warm_compiles": 11, "plain_compiles": 1, "warm_retired": 2}
-    (line,) = [line for line in shown(80, **told, warm_crashed=1) if line.startswith("  warm")]
+    (line,) = [line for line in shown(100, **told, warm_crashed=1) if line.startswith("  warm")]
     assert line == "  warm    1 compiler loaded; 11 compiles used one, 1 did not; 2 retired, 1 crashed"

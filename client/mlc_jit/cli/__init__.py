@@ -19,6 +19,7 @@ VERBS = (
     "compile_",
     "exec_",
     "status",
+    "top",
     "list_",
     "gc_",
     "log",
@@ -49,7 +50,7 @@ exit codes; of several models, the first that holds in the order 1, 2, 4, 3:
   0    done
   1    no library: the compile failed, the cache can't be used, or the daemon refused
   2    the request or the command line is wrong
-  3    no daemon is running (status, list, cancel, stop, watch)
+  3    no daemon is running (status, top, list, cancel, stop, watch)
   4    the policy forbids it: OFF, or READONLY and not in the cache
   130  interrupted
 """

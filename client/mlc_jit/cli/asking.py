@@ -19,14 +19,19 @@ __all__ = ["answer", "duration", "size", "table"]
 R = TypeVar("R", bound=m.Message)
 
 
-def answer(message: Callable[[int], m.Message], kind: type[R]) -> R:
+def answer(message: Callable[[int], m.Message], kind: type[R], *, silence: float | None = None) -> R:
     """The daemon's one answer to a question; starts no daemon.
+
+    Args:
+        message: Makes the question for an id.
+        kind: Of the answer.
+        silence: Seconds without a word after which the daemon is given up; the client's setting by default.
 
     Raises:
         DaemonUnavailableError: None is running, or it does not answer.
         ProtocolError: It does not know the question.
     """
-    for reply in query(locate().socket, message, silence=silence_seconds()):
+    for reply in query(locate().socket, message, silence=silence_seconds() if silence is None else silence):
         if isinstance(reply, kind):
             return reply
         if isinstance(reply, m.Unsupported):

@@ -5,11 +5,12 @@
 #    source ~/.local/share/bash_completion/mlc-jit
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_mlc_jit_subparsers=(compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
+_shtab_mlc_jit_subparsers=(compile exec status top list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
 
 _shtab_mlc_jit_compile_option_strings=(-h --help --device --overrides --opt --policy --system-lib-prefix --json --quiet -q)
 _shtab_mlc_jit_exec_option_strings=(-h --help --require)
 _shtab_mlc_jit_status_option_strings=(-h --help --json)
+_shtab_mlc_jit_top_option_strings=(-h --help --interval --once --json)
 _shtab_mlc_jit_list_option_strings=(-h --help --json)
 _shtab_mlc_jit_gc_option_strings=(-h --help -n --dry-run --max-size --min-free --max-age-days --stale-days --grace-seconds --all --json)
 _shtab_mlc_jit_log_option_strings=(-h --help -f --follow --path)
@@ -58,7 +59,7 @@ _shtab_mlc_jit_compile___policy_choices=(ON OFF REDO READONLY)
 _shtab_mlc_jit_remote_pos_0_choices=(ls push pull gc verify keygen)
 _shtab_mlc_jit_service_pos_0_choices=(install uninstall status)
 _shtab_mlc_jit_completion_pos_0_choices=(bash zsh fish)
-_shtab_mlc_jit_pos_0_choices=(compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
+_shtab_mlc_jit_pos_0_choices=(compile exec status top list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
 
 _shtab_mlc_jit_compile_pos_0_nargs=+
 _shtab_mlc_jit_compile__h_nargs=0
@@ -73,6 +74,10 @@ _shtab_mlc_jit_exec___require_nargs=0
 _shtab_mlc_jit_status__h_nargs=0
 _shtab_mlc_jit_status___help_nargs=0
 _shtab_mlc_jit_status___json_nargs=0
+_shtab_mlc_jit_top__h_nargs=0
+_shtab_mlc_jit_top___help_nargs=0
+_shtab_mlc_jit_top___once_nargs=0
+_shtab_mlc_jit_top___json_nargs=0
 _shtab_mlc_jit_list__h_nargs=0
 _shtab_mlc_jit_list___help_nargs=0
 _shtab_mlc_jit_list___json_nargs=0

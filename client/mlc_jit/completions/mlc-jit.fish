@@ -58,8 +58,8 @@ function _shtab_mlc_jit_using
   test "$_shtab_mlc_jit_cmdpath" = "$argv"
 end
 
-set -g _shtab_mlc_jit_commands compile exec status list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion
-set -g _shtab_mlc_jit_opts_with_value --device --grace-seconds --last --max-age-days --max-size --min-free --opt --output --overrides --policy --stale-days --system-lib-prefix --unused-days -o
+set -g _shtab_mlc_jit_commands compile exec status top list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion
+set -g _shtab_mlc_jit_opts_with_value --device --grace-seconds --interval --last --max-age-days --max-size --min-free --opt --output --overrides --policy --stale-days --system-lib-prefix --unused-days -o
 
 complete -c mlc-jit -e
 complete -c mlc-jit -f
@@ -83,6 +83,11 @@ complete -c mlc-jit -n '_shtab_mlc_jit_using exec; and test $_shtab_mlc_jit_npos
 complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a status -d 'show how the daemon is; never starts one'
 complete -c mlc-jit -n '_shtab_mlc_jit_using status' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jit -n '_shtab_mlc_jit_using status' -l json -d 'print everything as JSON'
+complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a top -d 'show live what the daemon does; never starts one'
+complete -c mlc-jit -n '_shtab_mlc_jit_using top' -s h -l help -d 'show this help message and exit'
+complete -c mlc-jit -n '_shtab_mlc_jit_using top' -l interval -x -d 'between two looks (1)'
+complete -c mlc-jit -n '_shtab_mlc_jit_using top' -l once -d 'print one screen, and end'
+complete -c mlc-jit -n '_shtab_mlc_jit_using top' -l json -d 'print one look as JSON, and end'
 complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a list -d 'list the libraries in the cache, newest first'
 complete -c mlc-jit -n '_shtab_mlc_jit_using list' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jit -n '_shtab_mlc_jit_using list' -l json -d 'print everything as JSON'

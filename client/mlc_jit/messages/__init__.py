@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         Explain,
         Explained,
         FolderReport,
+        HostReport,
         JobReport,
         Keep,
         Kept,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         Listing,
         ListRequest,
         NearReport,
+        OutcomeReport,
         PartReport,
         Records,
         RecordsRequest,
@@ -76,12 +78,15 @@ if TYPE_CHECKING:
         StatusRequest,
         Stopping,
         StopRequest,
+        Top,
+        TopRequest,
         UpstreamReport,
         WatchRequest,
     )
 
 FEATURES: tuple[str, ...] = (
     "jit", "progress", "cancel", "status", "list", "stop", "explain", "watch", "keep", "records",
+    "top",
 )  # fmt: skip
 """What this version of daemon and client can do, by name."""
 
@@ -107,6 +112,7 @@ __all__ = [
     "FolderReport",
     "Heartbeat",
     "Hello",
+    "HostReport",
     "InvalidMessageError",
     "JitRequest",
     "JobReport",
@@ -118,6 +124,7 @@ __all__ = [
     "Listing",
     "Message",
     "NearReport",
+    "OutcomeReport",
     "PartReport",
     "Policy",
     "Progress",
@@ -132,6 +139,8 @@ __all__ = [
     "Stopping",
     "Table",
     "ToolchainChoice",
+    "Top",
+    "TopRequest",
     "UnknownVerbError",
     "Unsupported",
     "UpstreamReport",

@@ -246,6 +246,87 @@ class FolderReport(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class HostReport(Shown):
+    """What compiles may use, and what the daemon itself takes.
+
+    Attributes:
+        cores: Usable ones; 0.5 is a quota of half a core.
+        memory_total: Bytes that compiles may use together, 0 where it is not known.
+        memory_available: What is free of that now.
+        gpus: Devices that can be opened.
+        cores_per_job: What one compile gets, 0 where it is not known.
+        resident: Bytes of the daemon's own memory.
+        processor: Seconds of processor time that the daemon itself has used.
+        waiting: Requests without an answer yet.
+    """
+
+    cores: float = 0.0
+    memory_total: int = 0
+    memory_available: int = 0
+    gpus: int = 0
+    cores_per_job: int = 0
+    resident: int = 0
+    processor: float = 0.0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class OutcomeReport(Shown):
+    """Something that ended a moment ago.
+
+    Attributes:
+        at: Unix time.
+        what: ``compiled``, ``found`` (somebody else had published it), ``failed``, ``cancelled``, ``withdrawn``; of
+            requests ``hit``, ``joined``, ``stopgap``, ``refused``.
+        seconds: From the request to this.
+        detail: Why it was no hit, or what went wrong, in one line.
+        waiters: How many waited for it.
+        program: Who asked.
+        pid: Of that process, 0 where it is not known.
+    """
+
+    at: float
+    what: str
+    key: str = ""
+    model: str = ""
+    device: str = ""
+    seconds: float = 0.0
+    detail: str = ""
+    waiters: int = 0
+    program: str = ""
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class TopRequest(Message):
+    """Ask for what changes by the second; no file of the cache is read for the answer.
+
+    Attributes:
+        recent: How many outcomes are wanted at most.
+    """
+
+    verb: ClassVar[str] = "top"
+    recent: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Top(Message):
+    """Answer to ``TopRequest``; ``recent`` has the newest first."""
+
+    verb: ClassVar[str] = "top-is"
+    version: str
+    pid: int
+    uptime: float
+    home: str
+    draining: bool = False
+    slots: int = 0
+    jobs: tuple[JobReport, ...] = ()
+    counters: dict[str, int] = field(default_factory=dict)
+    host: HostReport = field(default_factory=HostReport)
+    recent: tuple[OutcomeReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Status(Message):
     """Answer to ``StatusRequest``. Times in seconds, sizes in bytes."""
 
@@ -266,6 +347,7 @@ class Status(Message):
     layers: tuple[LayerReport, ...] = field(default=(), metadata=LATER)
     folders: tuple[FolderReport, ...] = field(default=(), metadata=LATER)
     remote: RemoteReport | None = field(default=None, metadata=LATER)
+    host: HostReport | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -389,6 +471,7 @@ class Event(Message):
 
 
 REQUESTS: tuple[type[Message], ...] = (
-    Cancel, Explain, Keep, ListRequest, RecordsRequest, StatusRequest, StopRequest, WatchRequest,
+    Cancel, Explain, Keep, ListRequest, RecordsRequest, StatusRequest, StopRequest, TopRequest,
+    WatchRequest,
 )  # fmt: skip
-REPLIES: tuple[type[Message], ...] = (Cancelled, Event, Explained, Kept, Listing, Records, Status, Stopping)
+REPLIES: tuple[type[Message], ...] = (Cancelled, Event, Explained, Kept, Listing, Records, Status, Stopping, Top)

@@ -18,5 +18,6 @@ from mlc_jitd.engine.engine import Engine
 from mlc_jitd.engine.ledger import Asking, JobState
 from mlc_jitd.engine.onlookers import Onlooker
 from mlc_jitd.engine.outbox import Replies
+from mlc_jitd.engine.views import Facts
 
-__all__ = ["Asking", "Engine", "JobState", "Onlooker", "Replies"]
+__all__ = ["Asking", "Engine", "Facts", "JobState", "Onlooker", "Replies"]

@@ -19,7 +19,7 @@ from mlc_jitd.engine.ledger import Ledger
 from mlc_jitd.engine.onlookers import Onlookers
 from mlc_jitd.engine.outbox import Outbox
 from mlc_jitd.engine.requests import Requests
-from mlc_jitd.engine.views import Views
+from mlc_jitd.engine.views import Facts, Views
 from mlc_jitd.overview import Overview
 from mlc_jitd.reports import error_of
 
@@ -228,6 +228,14 @@ class Engine:
     def drain(self, *, now: bool = False) -> None:
         """Start no more compiles and end when the running ones have; with ``now``, end those too."""
         self._inbox.post(self._drain, now)
+
+    def facts(self, done: Callable[[Facts], None]) -> None:
+        """Give what there is to say at once to ``done``, in the engine's thread, so it must be quick."""
+        self._inbox.post(lambda: done(self._views.facts()))
+
+    def waiting(self) -> int:
+        """How many requests have no answer yet."""
+        return len(self._ledger.asking)
 
     def remembered_hits(self) -> int:
         """How often the server's thread has answered by itself."""

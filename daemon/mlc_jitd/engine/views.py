@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlc_jit import messages as m
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
     from mlc_jitd.server import Peer
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """The engine at one moment; no file was read for it. ``waiting``: requests without an answer."""
+
+    uptime: float
+    draining: bool
+    slots: int
+    waiting: int
+    jobs: tuple[m.JobReport, ...]
+    counters: dict[str, int]
 
 
 class Views:
@@ -59,17 +72,29 @@ class Views:
         self.addenda: list[Callable[[m.Message], m.Message]] = []
         """What other rooms add to a status or a listing; called in a thread."""
 
-    def status(self, peer: Peer, id_: int) -> None:
-        """Answer with the status; in the engine's thread."""
+    def facts(self) -> Facts:
+        """What there is to say at once; in the engine's thread."""
         now = time.monotonic()
         broker, states = self._ledger.broker, self._ledger.jobs
-        status = self._overview.status(
-            id_,
+        return Facts(
             uptime=now - self._begun,
             draining=broker.draining,
-            slots=self._queue.snapshot(now).slots.jobs,
+            slots=self._queue.slots.jobs,
+            waiting=len(self._ledger.asking),
             jobs=tuple(job_row(job, states[job.key], now) for job in broker.jobs.values()),
             counters=dict(self._counters()),
+        )
+
+    def status(self, peer: Peer, id_: int) -> None:
+        """Answer with the status; in the engine's thread."""
+        facts = self.facts()
+        status = self._overview.status(
+            id_,
+            uptime=facts.uptime,
+            draining=facts.draining,
+            slots=facts.slots,
+            jobs=facts.jobs,
+            counters=facts.counters,
         )
         self._report(peer, id_, lambda: iter((dataclasses.replace(status(), cache=self.cache_report()),)))
 

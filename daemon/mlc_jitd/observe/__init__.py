@@ -7,6 +7,7 @@ engine and writes. What shows it (``trace``, ``report/``) is pure: records in, t
 from __future__ import annotations
 
 from .history import History
+from .live import Live
 from .record import Answer, Ending, JobRecord, Kernels, Record, Span, Subject, Wait, Who
 from .recorder import Recorder
 
@@ -16,6 +17,7 @@ __all__ = [
     "History",
     "JobRecord",
     "Kernels",
+    "Live",
     "Record",
     "Recorder",
     "Span",

@@ -166,6 +166,15 @@ class Queue:
         """Seconds until the job starts, from what jobs like those ahead took; ``None`` if that is not known."""
         return order.forecast(self._order(), self._running, self._slots, now).get(job)
 
+    def measure(self, capacity: Capacity) -> None:
+        """Work the slots out before the first job comes."""
+        self._slots = fit.slots(capacity, self._settings)
+
+    @property
+    def slots(self) -> Slots:
+        """How many compiles may run at a time, with how many cores each, as of the last admission; from any thread."""
+        return self._slots
+
     def snapshot(self, now: float) -> Snapshot:
         """Everything, for status."""
         line = self._order()

@@ -112,7 +112,7 @@ class Leases:
 
     # --- giving -----------------------------------------------------------------------------------------------------
 
-    def grant(self, connection: bytes, pid: int, artifact: str) -> None:
+    def grant(self, connection: bytes, pid: int, artifact: str) -> bool:
         """Lease an artifact to the process behind a connection; a look into a set when it has it already.
 
         Args:
@@ -120,25 +120,31 @@ class Leases:
             pid: From the kernel; 0 where it does not tell.
             artifact: A file name.
 
+        Returns:
+            Whether it is the first time that it gets this one.
+
         Not guaranteed: that others see the lease when it can't be written, on a full disk, say (``failures``).
         """
         given = self._connections.get(connection)
         if given is None or given.holder.pid != pid or artifact not in given.artifacts:
-            self._grant(connection, pid, artifact)
+            return self._grant(connection, pid, artifact)
+        return False
 
-    def _grant(self, connection: bytes, pid: int, artifact: str) -> None:
+    def _grant(self, connection: bytes, pid: int, artifact: str) -> bool:
         with self._lock:
             given = self._connections.get(connection)
             if given is None or given.holder.pid != pid:
                 given = self._taker(connection, pid)
                 if given is None:
-                    return  # it has ended, and needs nothing
+                    return False  # it has ended, and needs nothing
                 if len(self._connections) >= _MOST_CONNECTIONS:
                     self._connections.clear()
                 self._connections[connection] = given
-            if artifact not in given.artifacts:
-                self._write(given, {artifact})
-                given.artifacts.add(artifact)  # last: whoever finds it in the set replies without a further look
+            if artifact in given.artifacts:
+                return False
+            self._write(given, {artifact})
+            given.artifacts.add(artifact)  # last: whoever finds it in the set replies without a further look
+            return True
 
     def _taker(self, connection: bytes, pid: int) -> _Given | None:
         if pid > 0:
