@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +121,26 @@ def test_without_a_daemon(double: Double, mlc_jit: Run, place: Place) -> None:
     assert place.daemons() == []
     nothing = mlc_jit("unpin", model.with_name("never"))
     assert (nothing.returncode, "Nothing of" in nothing.stdout) == (0, True)
+
+
+def test_the_value_of_a_variable_that_only_its_user_named_is_on_disk_while_it_is_pinned(
+    daemon: Daemon, double: Double, mlc_jit: Run, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLC_JITD_PASS_ENV", os.environ["MLC_JITD_PASS_ENV"] + ",HF_TOKEN")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+
+    def holding() -> list[str]:
+        files = [each for each in place.cache.rglob("*") if each.is_file()]
+        return [each.parent.name for each in files if b"hf_secret" in each.read_bytes()]
+
+    model = double.model()
+    jit(model, {}, "cpu")
+    settle(model)
+    assert holding() == []
+    said(mlc_jit("pin", model, "--device", "cpu", "--json"))
+    assert holding() == [".asks"]
+    said(mlc_jit("unpin", model, "--json"))
+    assert holding() == []
 
 
 def test_pins_are_shown(daemon: Daemon, double: Double, mlc_jit: Run) -> None:
@@ -249,7 +271,12 @@ def test_more_folders_than_inotify_allows(place: Place, ended: None, double: Dou
     models = [double.model(f"m{number}", vocab_size=1000 + number) for number in range(30)]
     log = (place.root / "daemon.log").open("wb")
     command = "echo 20 > /proc/sys/user/max_inotify_watches; exec " + f"{sys.executable} -P -m mlc_jitd run"
-    with log, subprocess.Popen([*UNSHARED, command], stdin=subprocess.DEVNULL, stderr=log, cwd="/") as process:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(log)
+        process = stack.enter_context(
+            subprocess.Popen([*UNSHARED, command], stdin=subprocess.DEVNULL, stderr=log, cwd="/")
+        )
+        stack.callback(place.end_daemons)
         until(lambda: list(place.runtime.glob("*.sock")), what="the daemon's socket")
         with Listener(daemons.Daemon(process, place.root / "daemon.log")) as heard:
             before = [jit(model, {}, "cpu").model_lib_path for model in models]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mlc_jit.messages import JitRequest, ToolchainChoice
+from mlc_jit.variables import PASSED, is_keyed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,6 +81,12 @@ class Question:
         given = (f"{name}={value}" for name, value in json.loads(self.overrides).items())
         return " ".join(word for word in (self.device, self.opt, *given) if word)
 
+    def declared(self) -> Question:
+        """The question without what ``MLC_JITD_PASS_ENV`` added: it changes no key, and may be a secret."""
+        given = json.loads(self.environment)
+        known = {name: value for name, value in given.items() if name in PASSED or is_keyed(name)}
+        return self if len(known) == len(given) else dataclasses.replace(self, environment=_text(known))
+
     def shape(self) -> Question:
         """The question without what changes no key: how it is compiled, and most of its environment."""
         return dataclasses.replace(self, environment="{}", acceleration="")
@@ -99,7 +106,7 @@ class Ask:
     """A question and what it came to, the newest first.
 
     Attributes:
-        question: The question.
+        question: The question; while it is not kept, as far as its variables are declared ones: nobody asks it again.
         answered: Never empty.
         keep: Whether somebody wants its entry to be there.
         kept: The key that is kept: the last one for which there was an entry.
@@ -109,6 +116,10 @@ class Ask:
     answered: tuple[Answered, ...]
     keep: Keep = ""
     kept: str = ""
+
+    def holds(self, question: Question) -> bool:
+        """Whether it is the ask of this very question."""
+        return self.question in (question, question.declared())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +157,8 @@ class Folder:
         was = next((each for each in before if (each.config, each.key) == (config, key)), None)
         moment = max(now, was.asked if was else 0.0)
         answered = (Answered(config, key, moment), *(each for each in before if each is not was))[:MOST_ANSWERS]
-        new = Ask(question=question, answered=answered)
-        if ask is not None:
+        new = Ask(question=question.declared(), answered=answered)
+        if ask is not None and ask.keep:
             new = dataclasses.replace(ask, question=question, answered=answered)
         return dataclasses.replace(self, asks=_bounded((new, *others)))
 
@@ -169,12 +180,17 @@ class Folder:
         if found is None or not (anew or found.keep):
             return self
         strongest: Keep = "pin" if "pin" in (keep, found.keep) else keep
-        new = dataclasses.replace(found, keep=strongest, kept=key)
+        new = dataclasses.replace(found, question=question, keep=strongest, kept=key)
         return dataclasses.replace(self, asks=tuple(new if ask is found else ask for ask in self.asks))
 
     def letting_go(self, key: str = "") -> Folder:
         """Nothing of it is kept any more, or not the entry with this key."""
-        asks = (dataclasses.replace(ask, keep="", kept="") if not key or ask.kept == key else ask for ask in self.asks)
+        asks = (
+            dataclasses.replace(ask, question=ask.question.declared(), keep="", kept="")
+            if not key or ask.kept == key
+            else ask
+            for ask in self.asks
+        )
         return dataclasses.replace(self, asks=tuple(asks))
 
     def current(self) -> frozenset[str]:
@@ -199,7 +215,7 @@ class Folder:
     def _like(self, question: Question, key: str) -> Ask | None:
         """The ask that a question belongs to: its own, or one that differs in environment only and came to this key."""
         for ask in self.asks:
-            if ask.question == question:
+            if ask.holds(question):
                 return ask
         shape = question.shape()
         for ask in self.asks:

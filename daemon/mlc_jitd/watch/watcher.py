@@ -249,7 +249,7 @@ class Watcher(Onlooker):
         if key not in folder.current():
             return True
         for ask in folder.asks:
-            if ask.question == question:
+            if ask.holds(question):
                 return not any(
                     each.config == config and each.key == key and now - each.asked < ASKED_SECONDS
                     for each in ask.answered

@@ -32,6 +32,15 @@ def test_a_question_comes_back_as_the_request_that_it_was() -> None:
     assert Question.of(replace(request, overrides={"a": 1})) != Question.of(replace(request, overrides={"a": True}))
 
 
+def test_what_only_its_user_named_is_in_a_question_while_it_is_kept() -> None:
+    secret = replace(CPU, environment='{"HF_TOKEN": "hf_secret", "PATH": "/bin"}')
+    asked = Folder(path="/m").told(secret, "one", "k1", now=1.0)
+    assert [ask.question for ask in asked.asks] == [CPU]
+    kept = asked.keeping(secret, "pin", "k1").told(secret, "one", "k1", now=2.0)
+    assert [(ask.question, ask.keep) for ask in kept.asks] == [(secret, "pin")]
+    assert [ask.question for ask in kept.letting_go().asks] == [CPU]
+
+
 def test_what_is_asked_for_is_not_stale() -> None:
     assert stale([seen()]) == {}
     assert seen().current() == {"k1"}
