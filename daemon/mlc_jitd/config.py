@@ -121,10 +121,9 @@ class Settings:
         page="performance.md",
     )
     warm_idle_seconds: float = _setting(600.0, "how long a compiler that nobody needs is kept imported")
-    upstream_names: int = _setting(
-        1,
-        "put copies of libraries under the names at which upstream's own `jit()` looks; 0 or `off` for none",
-        kind=values.words({"off": "0", "on": "1"}, values.number(int, 0)),
+    upstream_names: bool = _setting(
+        True,
+        "put copies of libraries under the names at which upstream's own `jit()` looks",
         page="explain.md#upstreams-own-name",
     )
     idle_seconds: float = _setting(
@@ -149,7 +148,10 @@ class Settings:
         page="kernels.md",
     )
     kernel_bytes: int = _setting(
-        2 << 30, "bytes that kernels may take in the cache; the least recently used go first", page="kernels.md"
+        2 << 30,
+        "what kernels may take in the cache; the least recently used go first",
+        kind=values.SIZE,
+        page="kernels.md",
     )
 
     layers: str = _setting(

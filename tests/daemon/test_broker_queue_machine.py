@@ -185,8 +185,10 @@ class Driver:
         fits = grant.memory <= rest and grant.memory + sum(claims.values()) <= now.memory_total
         assert fits or (grant.short == ("memory",) and not self.running), "more than the memory"
         assert demand.memory is None or grant.memory >= demand.memory
-        unknown = [job for job in (*self.running, key) if self.held[job].demand.memory is None]
-        assert len(unknown) <= 1, "two of unknown need"
+        if demand.memory is None:
+            unknown = [job for job in self.running if self.held[job].demand.memory is None]
+            hindering = [job for job in unknown if jobs[job].interactive or not jobs[key].interactive]
+            assert not hindering, "two of unknown need"
         assert not any(self.held[job].retried for job in self.running), "beside one that must be alone"
         assert not (self.held[key].retried and self.running), "a second try that is not alone"
         self.broker.started(key)

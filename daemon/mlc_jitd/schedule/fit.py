@@ -27,6 +27,8 @@ class Room:
 
     Attributes:
         background: How many of the running ones nobody waits for.
+        unknown: How many of the running ones are of unknown need.
+        unknown_awaited: How many of those somebody waits for.
         memory: Bytes that nobody holds or uses; may be negative when others on the host took more.
         taken: Devices that a running job holds.
     """
@@ -35,6 +37,7 @@ class Room:
     running: int
     background: int
     unknown: int
+    unknown_awaited: int
     alone: bool
     memory: int
     taken: frozenset[str]
@@ -66,6 +69,7 @@ def room(capacity: Capacity, settings: Settings, running: Iterable[Running], use
         running=len(running),
         background=sum(not each.demand.interactive for each in running),
         unknown=sum(each.demand.memory is None for each in running),
+        unknown_awaited=sum(each.demand.memory is None and each.demand.interactive for each in running),
         alone=any(each.demand.exclusive for each in running),
         memory=min(capacity.memory_available - untouched, capacity.memory_total - held),
         taken=frozenset(each.grant.device for each in running if each.grant.device is not None),
@@ -130,7 +134,9 @@ def fit(
     beside = demand.interactive and left.background == left.running
     if left.running >= left.slots.jobs + beside:
         return "slots"
-    if demand.memory is None and left.unknown >= max(1, settings.unknown_at_once):
+    # What nobody waits for keeps nobody waiting; on a host that knows no need yet, pre-warming would.
+    unknown = left.unknown_awaited if demand.interactive else left.unknown
+    if demand.memory is None and unknown >= max(1, settings.unknown_at_once):
         return "unknown"
     short: list[str] = []
     device = None

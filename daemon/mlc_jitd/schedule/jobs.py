@@ -33,7 +33,7 @@ class Settings:
         unknown_memory: What a job of unknown need is taken to need.
         unknown_least: What must be free for one to start when nothing else of ours runs. Measured peaks of the real
             compiler are 0.58 to 0.74 GB.
-        unknown_at_once: How many of them run at a time.
+        unknown_at_once: How many of them run at a time, and as many that nobody waits for before them.
         gpu_context: What a job that names no figure needs on a device: a CUDA context and its libraries.
     """
 

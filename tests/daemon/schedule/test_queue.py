@@ -232,6 +232,22 @@ def test_the_next_of_unknown_need_does_not_stop_the_others() -> None:
     assert started(queue, eight) == ["v"]
 
 
+def test_a_prewarm_of_unknown_need_keeps_nobody_waiting() -> None:
+    queue, one, tight = Queue(), host(cores=4), host(cores=4, available=3 * GIB)
+    submit(queue, demand("p", memory=None, interactive=False), capacity=one)
+    assert started(queue, one) == ["p"]
+    submit(queue, demand("a", memory=None), demand("q", memory=None, interactive=False), capacity=one)
+    assert started(queue, tight) == [], "not beside each other where memory is short"
+    assert started(queue, one) == ["a"]
+    queue.promote("p")
+    submit(queue, demand("b", memory=None), capacity=one)
+    assert started(queue, one) == []
+    queue.finished("a", 0.0)
+    assert started(queue, one) == [], "somebody waits for p by now"
+    queue.finished("p", 0.0)
+    assert started(queue, one) == ["b"]
+
+
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,17 @@ class Heard:
     def watch(self, folder: Path) -> str:
         about = folder.stat()
         return self.events.watch(str(folder), (about.st_dev, about.st_ino), NAMES)
+
+
+def test_watchdogs_reader_of_inotify_is_what_we_use() -> None:
+    """It is no public interface (see the bound in pyproject.toml). With another one folders would be polled."""
+    inotify = pytest.importorskip("watchdog.observers.inotify_c", reason="Linux alone")
+    reader, constants = inotify.InotifyFD, inotify.InotifyConstants
+    assert issubclass(reader, threading.Thread)
+    assert list(inspect.signature(reader).parameters) == []
+    assert list(inspect.signature(reader.add_callback).parameters) == ["self", "path", "mask", "callback", "id_"]
+    assert list(inspect.signature(reader.remove_callbacks).parameters) == ["self", "callbacks"]
+    assert observer._mask() & (constants.IN_CLOSE_WRITE | constants.IN_MOVED_TO)
 
 
 @pytest.fixture(params=SOURCES)
