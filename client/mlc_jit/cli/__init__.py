@@ -25,6 +25,7 @@ VERBS = (
     "log",
     "history",
     "trace",
+    "report",
     "cancel",
     "stop",
     "pin",

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/mlc-jit
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_mlc_jit_subparsers=(compile exec status top list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
+_shtab_mlc_jit_subparsers=(compile exec status top list gc log history trace report cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
 
 _shtab_mlc_jit_compile_option_strings=(-h --help --device --overrides --opt --policy --system-lib-prefix --json --quiet -q)
 _shtab_mlc_jit_exec_option_strings=(-h --help --require)
@@ -16,6 +16,7 @@ _shtab_mlc_jit_gc_option_strings=(-h --help -n --dry-run --max-size --min-free -
 _shtab_mlc_jit_log_option_strings=(-h --help -f --follow --path)
 _shtab_mlc_jit_history_option_strings=(-h --help --last --failed --json)
 _shtab_mlc_jit_trace_option_strings=(-h --help --last --failed -o --output --json)
+_shtab_mlc_jit_report_option_strings=(-h --help -o --output --json)
 _shtab_mlc_jit_cancel_option_strings=(-h --help --json)
 _shtab_mlc_jit_stop_option_strings=(-h --help --now --json)
 _shtab_mlc_jit_pin_option_strings=(-h --help --device --overrides --opt --system-lib-prefix --json --quiet -q)
@@ -42,6 +43,8 @@ _shtab_mlc_jit_history_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_mlc_jit_trace_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_mlc_jit_trace__o_COMPGEN=_shtab_compgen_files
 _shtab_mlc_jit_trace___output_COMPGEN=_shtab_compgen_files
+_shtab_mlc_jit_report__o_COMPGEN=_shtab_compgen_files
+_shtab_mlc_jit_report___output_COMPGEN=_shtab_compgen_files
 _shtab_mlc_jit_cancel_pos_0_COMPGEN=_mlc_jit_logs
 _shtab_mlc_jit_pin_pos_0_COMPGEN=_mlc_jit_dirs_and_keys
 _shtab_mlc_jit_unpin_pos_0_COMPGEN=_mlc_jit_dirs_and_keys
@@ -59,7 +62,7 @@ _shtab_mlc_jit_compile___policy_choices=(ON OFF REDO READONLY)
 _shtab_mlc_jit_remote_pos_0_choices=(ls push pull gc verify keygen)
 _shtab_mlc_jit_service_pos_0_choices=(install uninstall status)
 _shtab_mlc_jit_completion_pos_0_choices=(bash zsh fish)
-_shtab_mlc_jit_pos_0_choices=(compile exec status top list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
+_shtab_mlc_jit_pos_0_choices=(compile exec status top list gc log history trace report cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion)
 
 _shtab_mlc_jit_compile_pos_0_nargs=+
 _shtab_mlc_jit_compile__h_nargs=0
@@ -100,6 +103,9 @@ _shtab_mlc_jit_trace__h_nargs=0
 _shtab_mlc_jit_trace___help_nargs=0
 _shtab_mlc_jit_trace___failed_nargs=0
 _shtab_mlc_jit_trace___json_nargs=0
+_shtab_mlc_jit_report__h_nargs=0
+_shtab_mlc_jit_report___help_nargs=0
+_shtab_mlc_jit_report___json_nargs=0
 _shtab_mlc_jit_cancel__h_nargs=0
 _shtab_mlc_jit_cancel___help_nargs=0
 _shtab_mlc_jit_cancel___json_nargs=0

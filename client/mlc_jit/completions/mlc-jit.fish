@@ -58,7 +58,7 @@ function _shtab_mlc_jit_using
   test "$_shtab_mlc_jit_cmdpath" = "$argv"
 end
 
-set -g _shtab_mlc_jit_commands compile exec status top list gc log history trace cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion
+set -g _shtab_mlc_jit_commands compile exec status top list gc log history trace report cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion
 set -g _shtab_mlc_jit_opts_with_value --device --grace-seconds --interval --last --max-age-days --max-size --min-free --opt --output --overrides --policy --stale-days --system-lib-prefix --unused-days -o
 
 complete -c mlc-jit -e
@@ -119,6 +119,10 @@ complete -c mlc-jit -n '_shtab_mlc_jit_using trace' -l failed -d 'only those tha
 complete -c mlc-jit -n '_shtab_mlc_jit_using trace' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the file to write'
 complete -c mlc-jit -n '_shtab_mlc_jit_using trace' -l json -d 'say what was written as JSON'
 complete -c mlc-jit -n '_shtab_mlc_jit_using trace; and test $_shtab_mlc_jit_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a folder, part of its path, or a key'
+complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a report -d 'write a page with plots: compiles, hits and misses, where time goes, the cache'
+complete -c mlc-jit -n '_shtab_mlc_jit_using report' -s h -l help -d 'show this help message and exit'
+complete -c mlc-jit -n '_shtab_mlc_jit_using report' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the file to write'
+complete -c mlc-jit -n '_shtab_mlc_jit_using report' -l json -d 'say what was written as JSON'
 complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a cancel -d 'end a queued or running compile; everyone who waits for it is told'
 complete -c mlc-jit -n '_shtab_mlc_jit_using cancel' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jit -n '_shtab_mlc_jit_using cancel' -l json -d 'print the answer as JSON'

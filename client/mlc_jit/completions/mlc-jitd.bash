@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/mlc-jitd
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_mlc_jitd_subparsers=(run once doctor adopt config export gc history import keep quarantine remote trace verify)
+_shtab_mlc_jitd_subparsers=(run once doctor adopt config export gc history import keep quarantine remote report trace verify)
 
 _shtab_mlc_jitd_run_option_strings=(-h --help --log-file --detach --on-demand --jobs --cores-per-job --max-queued --compile-seconds --silence-seconds --drain-seconds --resolve-seconds --backoff-seconds --max-size --min-free --max-age-days --stale-days --grace-seconds --collect-seconds --prewarm --warm --warm-idle-seconds --upstream-names --idle-seconds --cgroup --acceleration --kernel-bytes --layers --remote --remote-write --remote-key --remote-trust --remote-seconds --mode --users --prewarmers --admins --toolchains --client-variables --user-jobs --user-bytes --user-connections)
 _shtab_mlc_jitd_once_option_strings=(-h --help)
@@ -19,13 +19,14 @@ _shtab_mlc_jitd_import_option_strings=(-h --help)
 _shtab_mlc_jitd_keep_option_strings=(-h --help)
 _shtab_mlc_jitd_quarantine_option_strings=(-h --help)
 _shtab_mlc_jitd_remote_option_strings=(-h --help)
+_shtab_mlc_jitd_report_option_strings=(-h --help)
 _shtab_mlc_jitd_trace_option_strings=(-h --help)
 _shtab_mlc_jitd_verify_option_strings=(-h --help)
 _shtab_mlc_jitd_option_strings=(-h --help --version)
 
 
 
-_shtab_mlc_jitd_pos_0_choices=(run once doctor adopt config export gc history import keep quarantine remote trace verify)
+_shtab_mlc_jitd_pos_0_choices=(run once doctor adopt config export gc history import keep quarantine remote report trace verify)
 
 _shtab_mlc_jitd_run__h_nargs=0
 _shtab_mlc_jitd_run___help_nargs=0
@@ -53,6 +54,8 @@ _shtab_mlc_jitd_quarantine__h_nargs=0
 _shtab_mlc_jitd_quarantine___help_nargs=0
 _shtab_mlc_jitd_remote__h_nargs=0
 _shtab_mlc_jitd_remote___help_nargs=0
+_shtab_mlc_jitd_report__h_nargs=0
+_shtab_mlc_jitd_report___help_nargs=0
 _shtab_mlc_jitd_trace__h_nargs=0
 _shtab_mlc_jitd_trace___help_nargs=0
 _shtab_mlc_jitd_verify__h_nargs=0

@@ -50,7 +50,7 @@ function _shtab_mlc_jitd_using
   test "$_shtab_mlc_jitd_cmdpath" = "$argv"
 end
 
-set -g _shtab_mlc_jitd_commands run once doctor adopt config export gc history import keep quarantine remote trace verify
+set -g _shtab_mlc_jitd_commands run once doctor adopt config export gc history import keep quarantine remote report trace verify
 set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --max-age-days --max-queued --max-size --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
 
 complete -c mlc-jitd -e
@@ -80,11 +80,11 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l collect-seconds -x -d 'ho
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l prewarm -x -d 'lists of libraries that a daemon compiles from its start, with `:` between them'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l warm -x -d 'compilers kept imported between compiles; 0 or `off` for none'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l warm-idle-seconds -x -d 'how long a compiler that nobody needs is kept imported'
-complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l upstream-names -x -d 'put copies of libraries under the names at which upstream'"'"'s own `jit()` looks; 0 or `off` for none'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l upstream-names -x -d 'put copies of libraries under the names at which upstream'"'"'s own `jit()` looks'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l idle-seconds -x -d 'how long a daemon that was started on demand, by a client or a socket, stays when nobody is connected and nothing is to be done; 0 for ever'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l cgroup -x -d 'control groups for compiles: `auto` where one is delegated, `own` if whoever started the daemon delegated its group, `off`, or the delegated folders with `:` between them'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l acceleration -x -d '`auto`: kernels are compiled apart, in parallel, and reused where the compiler'"'"'s TVM is known; `off`'
-complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l kernel-bytes -x -d 'bytes that kernels may take in the cache; the least recently used go first'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l kernel-bytes -x -d 'what kernels may take in the cache; the least recently used go first'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l layers -x -d 'read-only caches that are searched after the home, with `:` between them'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote -x -d 'a bucket that a fleet shares: `s3://bucket/prefix`, `gs://…`, `az://…` or `file:///folder`; empty for none'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-write -x -d 'who puts what was compiled into the bucket: `always`, `builders` (who has a `remote_key`) or `never`'
@@ -122,6 +122,8 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using quarantine' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a remote -d 'work on the cache folder; what it says is JSON (`mlc-jit remote` shows it)'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using remote' -s h -l help -d 'show this help message and exit'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a report -d 'work on the cache folder; what it says is JSON (`mlc-jit report` shows it)'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using report' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a trace -d 'work on the cache folder; what it says is JSON (`mlc-jit trace` shows it)'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using trace' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a verify -d 'work on the cache folder; what it says is JSON (`mlc-jit verify` shows it)'

@@ -21,6 +21,7 @@ from mlc_jitd.observe.history import decode
 from mlc_jitd.store import Layout
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterable
 
     from mlc_jitd.observe.history import Counts
@@ -86,6 +87,17 @@ class Known:
         """
         try:
             return list(self.history.counts())
+        except OSError as error:
+            raise _unreadable(self.history, error) from error
+
+    def hours(self) -> dict[int, Counter[str]]:
+        """Counts by the hour: the Unix time at which each began, in order.
+
+        Raises:
+            StoreUnwritableError: They can't be read.
+        """
+        try:
+            return self.history.hours()
         except OSError as error:
             raise _unreadable(self.history, error) from error
 
