@@ -7,7 +7,7 @@ belong here: running compilers, and what is in a kernel's key beside the build o
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mlc_jitd.identity.canonical import digest
 from mlc_jitd.store import KernelRecord
@@ -15,6 +15,7 @@ from mlc_jitd.toolchains import kernels
 from mlc_jitd.toolchains.kernels.inside.mlc_jitd_kernels import selfcheck
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from mlc_jitd.build import Outcome
@@ -32,6 +33,21 @@ _AROUND_NVCC = ("environment", "toolchain")
 """Parts of a library's key that say which nvcc there is, and what it reads."""
 
 
+class Pool(Protocol):
+    """Other hosts' kernels. Trouble with it is no error: then kernels are compiled here."""
+
+    def gather(self, identity: Identity, build: str) -> None:
+        """Get kernels that a compile may want into the store; waits, within bounds.
+
+        Args:
+            identity: What is about to be compiled.
+            build: The toolchain's build of TVM.
+        """
+
+    def share(self, identity: Identity, build: str, keys: Collection[str]) -> None:
+        """Let others have what a compile made; never waits."""
+
+
 class Acceleration:
     """See the module's docstring. From any thread.
 
@@ -41,6 +57,8 @@ class Acceleration:
 
     def __init__(self, store: KernelStore) -> None:
         self.store = store
+        self.pool: Pool | None = None
+        """Where kernels of other hosts are."""
 
     def takes(self, facts: ToolchainFacts) -> bool:
         """Whether a toolchain's TVM may be one whose code generation is known; the compile itself looks closer."""
@@ -58,6 +76,8 @@ class Acceleration:
         Raises:
             OSError: The build's folder can't be written.
         """
+        if self.pool is not None:
+            self.pool.gather(identity, build_of(identity.toolchain))
         new = staging / FOLDER
         new.mkdir()
         return kernels.accelerated(
@@ -77,13 +97,15 @@ class Acceleration:
         self.store.gave_up()
         return True
 
-    def settle(self, staging: Path) -> KernelRecord:
+    def settle(self, staging: Path, identity: Identity) -> KernelRecord:
         """Keep what a compile made; what the manifest says of it.
 
         To be called when the compiler was seen to be still what the keys name.
         """
         report = kernels.read_report(staging / FOLDER)
         self.store.take_in(staging / FOLDER, report)
+        if self.pool is not None:
+            self.pool.share(identity, build_of(identity.toolchain), (*report.made, *report.devices))
         return KernelRecord(
             way=report.way,
             why=report.why,

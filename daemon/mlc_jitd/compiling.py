@@ -219,7 +219,7 @@ class Compiler:
                     key=identity.key,
                 )
             report(Stage("publish"))
-            record = KernelRecord() if acceleration is None else acceleration.settle(staging)
+            record = KernelRecord() if acceleration is None else acceleration.settle(staging, identity)
             about = _about(order, outcome, started=started, stages=stages, degraded=tuple(degraded), apart=record)
             return self._store.publish(identity.key, output, about)
 

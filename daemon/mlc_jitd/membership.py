@@ -14,6 +14,8 @@ from mlc_jit import messages as m
 from mlc_jit.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from mlc_jitd.config import Settings
     from mlc_jitd.engine import Engine
     from mlc_jitd.fleet.member import Member
@@ -37,6 +39,7 @@ class Membership:
         self._trouble = ""
         self._tier: Tier | None = None
         self._member: Member | None = None
+        self._tasks: list[Callable[[], object]] = []
         if not self._url:
             return
         from mlc_jitd.fleet.joining import join  # noqa: PLC0415 - most hosts are in none
@@ -46,6 +49,12 @@ class Membership:
         except RequestError as error:
             self._trouble = f"{error.message} {error.remedy}"
             logger.warning("%s It is done without.", self._trouble)
+            return
+        acceleration = work.compiler.acceleration
+        if acceleration is not None:
+            from mlc_jitd.fleet.pool import Pool  # noqa: PLC0415
+
+            acceleration.pool = Pool(self._tier, acceleration.store, self._later)
 
     def follow(self, engine: Engine) -> None:
         """Share what a daemon compiles, and show how the bucket is; to be called once."""
@@ -61,20 +70,33 @@ class Membership:
         engine.addenda.append(self._member.complete)
         self._member.start()
 
-    def share(self, entry: Entry, *, again: bool) -> None:
-        """Put what was compiled without a daemon into the bucket; waits for it, within bounds.
+    def share(self, made: Iterable[Entry], *, again: bool) -> None:
+        """Put what was compiled without a daemon into the bucket, and its kernels; waits for it, within bounds.
 
         Args:
-            entry: What.
+            made: The libraries.
             again: Replace what this host's key signed before.
         """
-        if self._tier is not None:
+        if self._tier is None:
+            return
+        for entry in made:
             self._tier.share(entry, again=again)
+        for task in self._tasks:
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001 - the library is handed out, and that is what was asked for
+                logger.warning("not everything was put into %s: %s", self._url, error)
 
     def close(self) -> None:
         """Write what waits to be written, within a bound."""
         if self._member is not None:
             self._member.close()
+
+    def _later(self, what: str, task: Callable[[], object]) -> None:
+        if self._member is not None:
+            self._member.writer.offer(what, task)
+        else:
+            self._tasks.append(task)
 
     def _unusable(self, message: m.Message) -> m.Message:
         if not isinstance(message, m.Status):

@@ -93,8 +93,7 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
     reply(answer)
     if naming is not None:
         naming.place()
-    for entry in one.made:
-        fleet.share(entry, again=request.policy == "REDO")
+    fleet.share(one.made, again=request.policy == "REDO")
     if answer.source == "compiled" and settings.collect_seconds:
         make_room(collector, asks, settings, 0)  # without a daemon, nobody else would
     return 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,40 @@ class KernelStore:
         if added:
             self.trim(self._limit)
 
+    def has(self, key: str) -> bool:
+        """Whether a kernel is there; it is not looked at."""
+        return self._place(key).exists()
+
+    def get(self, key: str) -> bytes | None:
+        """A kernel's file, if a whole one is there."""
+        try:
+            return objects.encode(objects.read(os.fspath(self._place(key)), key))
+        except (OSError, ValueError):
+            return None
+
+    def put(self, key: str, payload: bytes) -> bool:
+        """Add a kernel that was made elsewhere, by those who are trusted; whether it is there now.
+
+        Args:
+            key: Its key.
+            payload: Its file's bytes: they prove that they are whole, and no more.
+        """
+        part = self.root / f".{secrets.token_hex(8)}"
+        try:
+            place = self._place(key)
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            part.write_bytes(payload)
+            part.chmod(0o400)
+            objects.read(os.fspath(part), key)
+            part.rename(place)
+        except (OSError, ValueError) as error:
+            logger.warning("a kernel of another host can't be kept: %s", error)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            return False
+        self._count("kernels_fetched", 1)
+        return True
+
     def trim(self, most: int) -> int:
         """Remove the least recently used where there are too many; a compile that wanted one of them makes it anew.
 
@@ -122,11 +157,11 @@ class KernelStore:
     def counters(self) -> dict[str, int]:
         """How often what happened since this object was made.
 
-        ``kernels_reused``, ``kernels_compiled``; ``kernels_unkept``: compiled, but nobody can reuse them;
-        ``kernels_damaged``: found to be no good; ``kernels_plain``: compiles that TVM's own step did;
-        ``kernels_failures``: those among them for which taking it over was tried; ``kernels_dropped``: the oldest, for
-        room; ``nvcc_calls``, ``nvcc_answers_reused``; ``kernel_milliseconds_saved``: what the reused ones once took, on
-        one core.
+        ``kernels_fetched``: from other hosts; ``kernels_reused``, ``kernels_compiled``; ``kernels_unkept``: compiled,
+        but nobody can reuse them; ``kernels_damaged``: found to be no good; ``kernels_plain``: compiles that TVM's own
+        step did; ``kernels_failures``: those among them for which taking it over was tried; ``kernels_dropped``: the
+        oldest, for room; ``nvcc_calls``, ``nvcc_answers_reused``; ``kernel_milliseconds_saved``: what the reused ones
+        once took, on one core.
         """
         return self._tally.read()
 
