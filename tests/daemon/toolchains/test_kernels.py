@@ -235,6 +235,7 @@ def test_a_warm_compiler_forks_a_job_that_forks_for_its_kernels(clean: Bench) ->
     assert_equal(first, clean.compile(config, apart=False), config)
 
 
+@pytest.mark.timeout(400 + 120 * OVERRIDES)
 @hypothesis.settings(
     max_examples=OVERRIDES, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
 )
