@@ -17,8 +17,8 @@ and of a decode, plain and apart in turn, beside what differs from one plain pro
 
 It says how long it will take before it begins. `--minutes` bounds it: every model is measured once, then the chain,
 then the other rounds; what would not fit is left out. With `--results FILE` each figure is written as it comes, and
-what stands in there is not measured again: a run that was ended goes on, and further models are added. `--cold` measures
-first and overrides in processes of their own too, imports included.
+what stands in there is not measured again: a run that was ended goes on, and further models are added. `--cold`
+measures first and overrides in processes of their own too, imports included.
 
 Goals: first at most 0.5 of plain (tiny ones 0.4, none above 0.95), overrides at most 0.35, size at most 1.05.
 """
@@ -241,7 +241,7 @@ class Bench:
     def may(self, config: bytes) -> bool:
         """Whether it is worth a try."""
         facts = json.loads(config)
-        return self.name != "tvm" or (facts["model_type"] == "llama" and facts["quantization"].startswith("q0"))
+        return self.name != "tvm" or bool(facts["quantization"].startswith("q0"))
 
     def one(self, step: Step, config: bytes) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
@@ -318,7 +318,7 @@ class Bench:
                 raise Refused(f"not compiled apart: {report.why}")
             store.take_in(place / "new", report)
         what = "plain" if store is None else f"apart, {len(report.reused)} of {report.kernels} reused"
-        say(f"  {self.name} {model} {what}: {wall:.1f} s")
+        say(f"  {self.name} {model} {what}: {wall:.1f} s, {outcome.cpu_seconds:.1f} s of processor time")
         return Done(wall, library, report, identity)
 
     def equality(self, plain: Done, apart: Done, config: bytes) -> dict[str, Any]:
