@@ -49,11 +49,13 @@ PREAMBLES = {
     "bash": f"""\
 _mlc_jit_keys() {{ compgen -W "$({_KEYS})" -- "$1"; }}
 _mlc_jit_logs() {{ compgen -W "$({_LOGS})" -- "$1"; }}
-_mlc_jit_dirs_and_keys() {{ compgen -d -- "$1"; _mlc_jit_keys "$1"; }}""",
+_mlc_jit_dirs_and_keys() {{ compgen -d -- "$1"; _mlc_jit_keys "$1"; }}
+_mlc_jit_files_and_keys() {{ compgen -f -- "$1"; _mlc_jit_keys "$1"; }}""",
     "zsh": f"""\
 _mlc_jit_keys() {{ compadd -- ${{(f)"$({_KEYS})"}} }}
 _mlc_jit_logs() {{ compadd -- ${{(f)"$({_LOGS})"}} }}
-_mlc_jit_dirs_and_keys() {{ _files -/; _mlc_jit_keys }}""",
+_mlc_jit_dirs_and_keys() {{ _files -/; _mlc_jit_keys }}
+_mlc_jit_files_and_keys() {{ _files; _mlc_jit_keys }}""",
     "fish": f"""\
 function _mlc_jit_keys
   {_for_fish(_KEYS)}
@@ -70,6 +72,7 @@ FOLDERS_AND_KEYS = {
     "zsh": "_mlc_jit_dirs_and_keys",
     "fish": "(__fish_complete_directories; _mlc_jit_keys)",
 }
+_FISH_FILES_AND_KEYS = "(__fish_complete_path (commandline -ct); _mlc_jit_keys)"
 STANDS_FOR = {
     "MODEL": shtab.DIRECTORY,
     "KEY": KEYS,
@@ -78,6 +81,7 @@ STANDS_FOR = {
     "KEY|MODEL": FOLDERS_AND_KEYS,
     "FILE": shtab.FILE,
     "FILE.toml|MODEL": shtab.FILE,
+    "KEY|FILE": {"bash": "_mlc_jit_files_and_keys", "zsh": "_mlc_jit_files_and_keys", "fish": _FISH_FILES_AND_KEYS},
     "PROGRAM": shtab.FILE,
 }
 """How a word is completed, by what the help calls it."""

@@ -202,3 +202,18 @@ def test_the_system_mode_is_refused_in_one_sentence(mlc_jit):
     done = mlc_jit("service", "install", "--system")
     assert done.returncode == 2
     assert "docs/security.md" in done.stderr
+
+
+def test_a_service_says_where_its_log_is(tmp_path, monkeypatch):
+    """`mlc-jit status` shows it: the journal, where standard error leads there."""
+    from mlc_jitd import service
+
+    about = os.fstat(2)
+    monkeypatch.setattr(service, "CGROUP", tmp_path / "cgroup")
+    (tmp_path / "cgroup").write_text("1:name=systemd:/user.slice/user@7.service/app.slice/mlc-jitd.service\n0::/x\n")
+    assert service.journal({}) == ""
+    assert service.journal({"JOURNAL_STREAM": "1:2"}) == "", "somebody took the stream away since"
+    stream = {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"}
+    assert service.journal(stream) == "journalctl --user -u mlc-jitd"
+    (tmp_path / "cgroup").write_text("0::/system.slice/mlc-jitd.service\n")
+    assert service.journal(stream) == "journalctl -u mlc-jitd"

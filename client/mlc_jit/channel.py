@@ -210,7 +210,7 @@ def query(
     """
     if not served(path) or reach(path) == "down":
         raise DaemonUnavailableError(
-            f"No mlc-jitd daemon is running for this cache home (nobody listens at {path}).",
+            f"No mlc-jitd daemon is running for this cache home (its socket: {path}).",
             remedy="`mlc-jit compile` or a call of jit() starts one; so does `mlc-jitd run`.",
             reason="down",
         )

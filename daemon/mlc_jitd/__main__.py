@@ -102,7 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.detach:
         _forget_the_starter()
     _more_descriptors()
-    from mlc_jitd import app  # noqa: PLC0415 - `--help` needs no daemon
+    from mlc_jitd import app, service  # noqa: PLC0415 - `--help` needs no daemon
 
     _log_to(arguments.log_file, level=logging.INFO)
     faulthandler.enable()  # where it hung, when a watchdog ends it
@@ -118,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         app.run(
             ready=lambda: say("ready"),
-            log_path=arguments.log_file or "",
+            log_path=arguments.log_file or service.journal(),
             flags=_flags(arguments),
             on_demand=arguments.on_demand,
         )

@@ -8,14 +8,15 @@ Source: sd_notify(3), sd_watchdog_enabled(3).
 from __future__ import annotations
 
 import os
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mlc_jitd import notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 EXTEND_SECONDS = 20
 """How long, after the last word of a draining daemon, the manager waits before it kills it."""
@@ -98,3 +99,24 @@ def watchdog_seconds(environ: Mapping[str, str]) -> float:
     if not text.isdigit() or environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
     return int(text) / 1e6
+
+
+CGROUP = Path("/proc/self/cgroup")
+
+
+def journal(environ: Mapping[str, str] | None = None) -> str:
+    """The command that shows this process's log, where its standard error is systemd's journal; else nothing.
+
+    Source: systemd.exec(5), JOURNAL_STREAM: the device and inode of the stream that leads there.
+    """
+    env = os.environ if environ is None else environ
+    try:
+        about = os.fstat(2)
+        if env.get("JOURNAL_STREAM") != f"{about.st_dev}:{about.st_ino}":
+            return ""
+        groups = CGROUP.read_text()
+    except OSError:
+        return ""
+    units = re.findall(r"([^/\s]+\.service)$", groups, re.MULTILINE)
+    scope = "--user " if "MANAGERPID" in env or "user@" in groups else ""
+    return f"journalctl {scope}-u {units[0].removesuffix('.service')}" if units else ""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def folder(place: Place, double: Double, ended: None, monkeypatch: pytest.Monkey
     for name, vocabulary in MODELS.items():
         (place.home / name).mkdir()
         (place.home / name / "mlc-chat-config.json").write_bytes(double.module.config(None, vocab_size=vocabulary))
+    shutil.copytree(place.home / "smollm2-135m", place.home / "examples" / "smollm2-135m")  # the README's
     (place.home / "bin").mkdir()
     for name in ("mlc-jit", "mlc-jitd"):
         script = place.home / "bin" / name

@@ -57,6 +57,7 @@ _shtab_mlc_jit_export_pos_0_COMPGEN=_mlc_jit_dirs_and_keys
 _shtab_mlc_jit_export__o_COMPGEN=_shtab_compgen_files
 _shtab_mlc_jit_export___output_COMPGEN=_shtab_compgen_files
 _shtab_mlc_jit_import_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_mlc_jit_remote_pos_1_COMPGEN=_mlc_jit_files_and_keys
 
 _shtab_mlc_jit_compile___policy_choices=(ON OFF REDO READONLY)
 _shtab_mlc_jit_remote_pos_0_choices=(ls push pull gc verify keygen)
@@ -198,6 +199,7 @@ _shtab_mlc_jit___version_nargs=0
 _mlc_jit_keys() { compgen -W "$(ls "${MLC_LLM_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/mlc_llm}"/model_lib 2>/dev/null | sed -nE 's/^([0-9a-f]{12})[0-9a-f]{52}\.json$/\1/p')" -- "$1"; }
 _mlc_jit_logs() { compgen -W "$(ls -t "${MLC_LLM_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/mlc_llm}"/model_lib/.logs 2>/dev/null | sed -nE 's/^([0-9a-f]{12})[0-9a-f]{52}\.log$/\1/p')" -- "$1"; }
 _mlc_jit_dirs_and_keys() { compgen -d -- "$1"; _mlc_jit_keys "$1"; }
+_mlc_jit_files_and_keys() { compgen -f -- "$1"; _mlc_jit_keys "$1"; }
 # End Custom Preamble
 
 # $1=COMP_WORDS[1]

@@ -209,6 +209,7 @@ complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l max-age-days -x -d 'gc: 
 complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l dry-run -s n -d 'gc: remove nothing, only say what would go'
 complete -c mlc-jit -n '_shtab_mlc_jit_using remote' -l json -d 'print everything as JSON'
 complete -c mlc-jit -n '_shtab_mlc_jit_using remote; and test $_shtab_mlc_jit_npos -eq 0' -ka "ls push pull gc verify keygen" -d action
+complete -c mlc-jit -n '_shtab_mlc_jit_using remote; and test $_shtab_mlc_jit_npos -ge 1' -ka "(__fish_complete_path (commandline -ct); _mlc_jit_keys)" -d 'keys, or their beginnings; for keygen the file'
 complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a config -d 'show every setting of the daemon, its value and where that comes from; exit code 2 if one is wrong'
 complete -c mlc-jit -n '_shtab_mlc_jit_using config' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jit -n '_shtab_mlc_jit_using config' -l changed -d 'only what is not at its default'
