@@ -121,6 +121,8 @@ class World:
         self.works: list[Work] = []
         self.requests: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+        self.rates: Counter[int] = Counter()
+        """Requests by the second."""
         self.compiles: list[tuple[float, Work, str]] = []
         """When a compile began, whose, and under what: ``lease N`` or the reason for doing without one."""
         self.refused = 0
@@ -400,6 +402,7 @@ class World:
     def _request(self, host: Host, kind: str, effect: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Send a request; ``then`` gets what its effect returned, or None where no answer came."""
         self.requests[kind] += 1
+        self.rates[int(self.now)] += 1
         latency = self.random.lognormvariate(0.0, self.nature.spread) * self.nature.latency
         lost = self.now < host.cut_until or (self.nature.loss > 0.0 and self.random.random() < self.nature.loss)
         applied = not lost or (self.now >= host.cut_until and self.random.random() < 0.5)
