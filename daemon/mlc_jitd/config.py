@@ -188,6 +188,12 @@ class Settings:
     remote_seconds: float = _setting(
         60.0, "how long a miss may wait for the bucket before it is compiled", least=1, page="fleet.md"
     )
+    remote_lease_seconds: float = _setting(
+        30.0,
+        "without a sign of life for so long, a host that compiles for the fleet counts as dead; 0: each host compiles "
+        "for itself",
+        page="fleet.md#one-compile-for-the-fleet",
+    )
 
     mode: str = _setting(
         "user",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mlc_jitd.config import Settings
     from mlc_jitd.engine import Engine
+    from mlc_jitd.fleet.leasing import Leasing
     from mlc_jitd.fleet.member import Member
     from mlc_jitd.fleet.tier import Tier
     from mlc_jitd.store import Entry
@@ -38,14 +39,16 @@ class Membership:
         self._url = settings.remote
         self._trouble = ""
         self._tier: Tier | None = None
+        self._leasing: Leasing | None = None
         self._member: Member | None = None
         self._tasks: list[Callable[[], object]] = []
         if not self._url:
             return
-        from mlc_jitd.fleet.joining import join  # noqa: PLC0415 - most hosts are in none
+        from mlc_jitd.fleet.joining import join, lease  # noqa: PLC0415 - most hosts are in none
 
         try:
             work.elsewhere = self._tier = join(settings, work.store)
+            work.fellows = self._leasing = lease(settings, self._tier)
         except RequestError as error:
             self._trouble = f"{error.message} {error.remedy}"
             logger.warning("%s It is done without.", self._trouble)
@@ -64,7 +67,7 @@ class Membership:
             return
         from mlc_jitd.fleet.member import Member  # noqa: PLC0415
 
-        self._member = Member(self._tier)
+        self._member = Member(self._tier, self._leasing)
         engine.ask_elsewhere(self._member.second_look)
         engine.onlookers.append(self._member)
         engine.addenda.append(self._member.complete)
@@ -91,6 +94,8 @@ class Membership:
         """Write what waits to be written, within a bound."""
         if self._member is not None:
             self._member.close()
+        if self._leasing is not None:
+            self._leasing.close()
 
     def _later(self, what: str, task: Callable[[], object]) -> None:
         if self._member is not None:

@@ -70,6 +70,7 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
             sink.flush()
 
     stop = StopSignal()
+    fleet: Membership | None = None
     try:
         request = _request(source)
         _stop_with_asker(source, stop)
@@ -89,11 +90,14 @@ def main(source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer
         answer = one.answer(request)
     except JitError as error:
         reply(m.Failure.of(error, id=0))
+        if fleet is not None:
+            fleet.close()
         return 1
     reply(answer)
     if naming is not None:
         naming.place()
     fleet.share(one.made, again=request.policy == "REDO")
+    fleet.close()
     if answer.source == "compiled" and settings.collect_seconds:
         make_room(collector, asks, settings, 0)  # without a daemon, nobody else would
     return 0

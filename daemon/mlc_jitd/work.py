@@ -227,7 +227,8 @@ class Work:
     def counters(self) -> dict[str, int]:
         """What the store, the kernels' store, the warm compilers and the fleet counted."""
         remote = {} if self.elsewhere is None else self.elsewhere.counters()
-        return {**self.store.counters(), **self.compiler.counters(), **remote}
+        leases = {} if self.fellows is None else self.fellows.counters()
+        return {**self.store.counters(), **self.compiler.counters(), **remote, **leases}
 
     def close(self) -> None:
         """End the warm compilers, when no compile runs any more, and the compilers that are being asked something."""

@@ -58,11 +58,16 @@ class Fault:
 
 @dataclass
 class FaultyS3:
-    """An object store in memory that speaks S3 and fails on command; ``with`` serves it."""
+    """An object store in memory that speaks S3 and fails on command; ``with`` serves it.
+
+    Attributes:
+        conditional: Whether it keeps to ``If-None-Match``; else it overwrites and says that all is well.
+    """
 
     objects: dict[str, bytes] = field(default_factory=dict)
     fault: Fault = field(default_factory=Fault)
     requests: list[str] = field(default_factory=list)
+    conditional: bool = True
     port: int = 0
 
     def __enter__(self) -> Self:
@@ -185,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _put(self, name: str, body: bytes, _fault: Fault) -> None:
         there = self.s3.objects.get(name)
         wanted = self.headers.get("If-Match")
-        if (self.headers.get("If-None-Match") == "*" and there is not None) or (
+        if (self.s3.conditional and self.headers.get("If-None-Match") == "*" and there is not None) or (
             wanted and (there is None or _tag(there) != wanted)
         ):
             self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")

@@ -5,6 +5,7 @@ What does not belong here: the daemon's threads (`member`).
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,15 @@ from mlc_jit.errors import RequestError
 
 if TYPE_CHECKING:
     from mlc_jitd.config import Settings
+    from mlc_jitd.fleet.leasing import Leasing
     from mlc_jitd.fleet.tier import Tier
-    from mlc_jitd.store import Store
+    from mlc_jitd.identity import Identity
+    from mlc_jitd.store import Entry, Store
 
 EXTRA = "pip install 'mlc-jitd[fleet]'"
+
+LEASE_REQUEST_SECONDS = 10.0
+"""How long one request of a lease may take: its objects have a few hundred bytes."""
 
 
 def join(settings: Settings, store: Store) -> Tier:
@@ -47,3 +53,26 @@ def join(settings: Settings, store: Store) -> Tier:
             f"{settings.remote} can't be used: {why}.", remedy=f"Correct `remote`, or {EXTRA}."
         ) from error
     return Tier(settings.remote, Guard(bucket), store, trust=trust, key=key, writes=writes)
+
+
+def lease(settings: Settings, tier: Tier) -> Leasing | None:
+    """The leases of a bucket, if they are wanted. Nothing is asked of it yet."""
+    if not settings.remote_lease_seconds:
+        return None
+    from mlc_jitd.fleet.guard import Guard  # noqa: PLC0415 - the extra may be missing
+    from mlc_jitd.fleet.lease import Terms  # noqa: PLC0415
+    from mlc_jitd.fleet.leasing import Leasing  # noqa: PLC0415
+    from mlc_jitd.fleet.objects import Limits, open_bucket  # noqa: PLC0415
+    from mlc_jitd.fleet.reliance import Reliance  # noqa: PLC0415
+
+    # A door of its own: what is slow or refused of libraries says nothing of leases, and their requests are short.
+    bucket = Guard(open_bucket(settings.remote, Limits(seconds=LEASE_REQUEST_SECONDS)))
+    seconds = settings.remote_lease_seconds
+    terms = Terms(lease=seconds, first=min(1.0, seconds / 8), most=seconds / 2, longest=settings.compile_seconds)
+
+    def fetch(identity: Identity, *, locked: bool) -> Entry | None:
+        return tier.fetch(identity, locked=locked).entry
+
+    leasing = Leasing(bucket, fetch, Reliance(bucket), terms, host=socket.gethostname(), writes=tier.writes)
+    tier.publishing, tier.withheld = leasing.publishing, leasing.withhold
+    return leasing

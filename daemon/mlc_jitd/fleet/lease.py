@@ -295,8 +295,8 @@ class Claim:
             return self._over(
                 Local("read-only", "nobody compiles it, and this host writes nothing to the remote store")
             )
-        self._creations += 1
-        if self._creations > TRIES * (1 + DEATHS):
+        self._creations = self._creations + 1 if generation == self.generation else 1
+        if self._creations > TRIES:
             return self._over(Local("store-fault", "the remote store takes no lease"))
         self._see(generation)
         return self._ask("creating", Create(generation, now + (RETRY_SECONDS if self._creations > 1 else 0.0)))

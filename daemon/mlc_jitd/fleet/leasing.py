@@ -103,7 +103,8 @@ class Leasing:
         """See `Fellows`."""
         claim = self._claim(identity.key)
         if claim is None:
-            return Alone()
+            there = self._fetch(identity, locked=True)  # it may have come while the job was queued
+            return Alone() if there is None else Came(there)
         outcome, entry = self._drive(claim, claim.begin(time.monotonic()), identity, stop, locked=True)
         match outcome:
             case Have(generation):
@@ -134,6 +135,7 @@ class Leasing:
             claim = self._claims.pop(key, None)
         if alone:
             return None
+        self._reliance.ask()
         state = self._reliance.state
         if state == "off":
             self._tally.add("lease_without")
@@ -182,6 +184,22 @@ class Leasing:
             held.end("released")
             raise
         held.end("published")
+
+    def withhold(self, key: str) -> None:
+        """What was compiled here is not for others: they compile for themselves."""
+        with self._lock:
+            held = self._held.get(key)
+        if held is not None:
+            held.end("failed")
+
+    def why_not(self) -> str:
+        """Why hosts can't agree there who compiles; empty where they can, need not, or nothing is known."""
+        state = self._reliance.state
+        return "" if state == "full" or (state == "watch" and not self._writes) else self._reliance.why
+
+    def ask(self) -> None:
+        """Learn what leases the engine allows, if that is not known."""
+        self._reliance.ask()
 
     def close(self) -> None:
         """Give back what is held."""

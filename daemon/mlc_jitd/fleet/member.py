@@ -19,6 +19,7 @@ from mlc_jitd.store import Found
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlc_jitd.fleet.leasing import Leasing
     from mlc_jitd.fleet.tier import Tier
     from mlc_jitd.identity import Identity
     from mlc_jitd.server import Peer
@@ -36,12 +37,15 @@ class Member(Onlooker):
 
     Args:
         tier: The bucket.
+        leasing: Its leases, where they are wanted.
     """
 
-    def __init__(self, tier: Tier) -> None:
+    def __init__(self, tier: Tier, leasing: Leasing | None = None) -> None:
         self.tier = tier
+        self._leasing = leasing
         self.recency = Recency(tier.bucket)
-        self.writer = Writer(tier, tier.bucket.probe, self.recency.flush)
+        ask = () if leasing is None else (leasing.ask,)
+        self.writer = Writer(tier, tier.bucket.probe, self.recency.flush, *ask)
         self._fetcher = Fetcher(tier)
         self._redone: set[str] = set()
 
@@ -92,5 +96,6 @@ class Member(Onlooker):
             detail="; ".join(filter(None, troubles)),
             again=max(read.pause, write.pause if self.tier.writes else 0.0),
             waiting=self.writer.waiting(),
+            leases="" if self._leasing is None else self._leasing.why_not(),
             refused=tuple(f"{each.name}: {each.why}" for each in self.tier.refusals[-SHOWN:]),
         )

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
-from mlc_jitd.fleet.objects import AbsentError, ChangedError, DeniedError, ExistsError, FaultError, RemoteError
+from mlc_jitd.fleet.objects import AbsentError, DeniedError, ExistsError, FaultError, RemoteError
 
 if TYPE_CHECKING:
     from mlc_jitd.fleet.objects import Bucket
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROBES = "v1/leases-probe"
+ONCE, AGAIN = f"{PROBES}/once", f"{PROBES}/again"
 PROBE_BYTES = 64
+MOST_PROBES = 100
 AGAIN_SECONDS = 60.0
 """How long after a fault the engine is asked again."""
 
@@ -28,48 +30,30 @@ State = Literal["off", "watch", "full"]
 
 
 def probe(bucket: Bucket) -> tuple[State, str]:
-    """What leases this engine allows, and why not all.
+    """What leases this engine allows, and why not all. Two small objects stay, the same for all hosts.
 
     Raises:
         FaultError: It did not answer, so nothing is known.
     """
-    name = f"{PROBES}/{secrets.token_hex(16)}"
     try:
-        return _try(bucket, name)
+        for content in (b"first", b"second"):
+            try:
+                bucket.put(ONCE, content, create=True)
+            except ExistsError:
+                continue
+            if content == b"second":
+                return "off", "the engine overwrites what is to be created only once (it ignores If-None-Match)"
+        if _read(bucket, ONCE) != b"first":
+            return "off", "the engine says that it refuses to overwrite, and does"
+        bucket.put(AGAIN, secrets.token_hex(8).encode())
+        if not {ONCE, AGAIN} <= {each.name for each in bucket.list(PROBES, most=MOST_PROBES)}:
+            return "off", "the engine does not list what was just written"
     except DeniedError as error:
         return "watch", f"this host may not write there ({error})"
     except FaultError:
         raise
     except RemoteError as error:
         return "off", f"the engine can't do what leases need ({error})"
-
-
-def _try(bucket: Bucket, name: str) -> tuple[State, str]:
-    try:
-        bucket.put(name, b"first", create=True)
-    except ExistsError:
-        # Nobody else knows the name: a try of ours whose reply was lost, or an engine that refuses all.
-        if _read(bucket, name) != b"first":
-            return "off", "the engine refuses to create what is not there"
-    try:
-        try:
-            bucket.put(name, b"second", create=True)
-        except (ExistsError, ChangedError):
-            pass
-        else:
-            return "off", "the engine overwrites what is to be created only once (it ignores If-None-Match)"
-        if _read(bucket, name) != b"first":
-            return "off", "the engine refuses to create what is there, and overwrites it all the same"
-        bucket.put(name, b"third")
-        if _read(bucket, name) != b"third":
-            return "off", "the engine does not show what was written last"
-        if name not in {each.name for each in bucket.list(PROBES, most=100_000)}:
-            return "off", "the engine does not list what was written last"
-    finally:
-        try:
-            bucket.delete([name])
-        except RemoteError as error:
-            logger.debug("the probe %s stays: %s", name, error)
     return "full", ""
 
 
@@ -89,19 +73,25 @@ class Reliance:
 
     def __init__(self, bucket: Bucket) -> None:
         self.state: State = "off"
-        self.why = "the bucket has not answered yet"
+        self.why = ""
+        """Why leases are not all there; also why nothing is known."""
         self._bucket = bucket
         self._lock = threading.Lock()
         self._asked: float | None = None
         self._known = False
 
     def ask(self) -> None:
-        """Probe the engine, unless that is known, is being done, or failed a moment ago; it never raises."""
+        """Probe the engine, unless that is known or failed a moment ago; it never raises.
+
+        Who comes while it is being done waits for it: some requests' time.
+        """
         with self._lock:
             recently = self._asked is not None and time.monotonic() - self._asked < AGAIN_SECONDS
-            if self._known or recently:
-                return
-            self._asked = time.monotonic()
+            if not self._known and not recently:
+                self._probe()
+                self._asked = time.monotonic()
+
+    def _probe(self) -> None:
         try:
             self.state, self.why = probe(self._bucket)
         except RemoteError as error:

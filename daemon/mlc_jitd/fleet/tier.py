@@ -75,6 +75,8 @@ class Tier:
         self.writes = writes
         self.publishing: Callable[[str], contextlib.AbstractContextManager[bool]] = lambda _key: _freely
         """Around putting a library there: whether this host may. Leases set it."""
+        self.withheld: Callable[[str], None] = lambda _key: None
+        """Told of a library that is not put there. Leases set it."""
         self.store = store
         self._lock = threading.Lock()
         self._counters: Counter[str] = Counter()
@@ -169,6 +171,7 @@ class Tier:
     def share(self, entry: Entry, *, again: bool = False) -> None:
         """Put what was compiled here into the bucket, if this host does that. Trouble is logged and counted."""
         if not self.writes or entry.manifest.degraded:
+            self.withheld(entry.key)
             return
         try:
             with self.publishing(entry.key) as may:
