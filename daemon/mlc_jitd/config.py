@@ -192,7 +192,7 @@ class Settings:
         30.0,
         "without a sign of life for so long, a host that compiles for the fleet counts as dead; 0: each host compiles "
         "for itself",
-        page="fleet.md#one-compile-for-the-fleet",
+        page="leases.md",
     )
 
     mode: str = _setting(
