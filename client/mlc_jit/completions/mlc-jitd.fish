@@ -51,7 +51,7 @@ function _shtab_mlc_jitd_using
 end
 
 set -g _shtab_mlc_jitd_commands run once doctor adopt config export gc history import keep quarantine remote report trace verify
-set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --max-age-days --max-queued --max-size --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
+set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --max-age-days --max-queued --max-size --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-lease-seconds --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
 
 complete -c mlc-jitd -e
 complete -c mlc-jitd -f
@@ -91,6 +91,7 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-write -x -d 'who p
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-key -x -d 'file of the private key that signs what goes into the bucket'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-trust -x -d 'whose libraries are taken from the bucket: public keys, or files of them, with `:` between them; `anyone` for everybody who can write there; empty for nobody but the own `remote_key`'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-seconds -x -d 'how long a miss may wait for the bucket before it is compiled'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-lease-seconds -x -d 'without a sign of life for so long, a host that compiles for the fleet counts as dead; 0: each host compiles for itself'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l mode -x -d '`user`: serves the user that runs it and nobody else; `system`: serves the users of this host that are listed'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l users -x -d 'who may ask a system daemon for libraries: users, and groups as `@group`, by name or number'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l prewarmers -x -d 'who may besides pre-warm and pin there, likewise'

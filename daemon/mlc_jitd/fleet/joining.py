@@ -70,8 +70,8 @@ def lease(settings: Settings, tier: Tier) -> Leasing | None:
     seconds = settings.remote_lease_seconds
     terms = Terms(lease=seconds, first=min(1.0, seconds / 8), most=seconds / 2, longest=settings.compile_seconds)
 
-    def fetch(identity: Identity, *, locked: bool) -> Entry | None:
-        return tier.fetch(identity, locked=locked).entry
+    def fetch(identity: Identity, *, locked: bool, known: float = 0.0) -> Entry | None:
+        return tier.fetch(identity, locked=locked, known=known).entry
 
     leasing = Leasing(bucket, fetch, Reliance(bucket), terms, host=socket.gethostname(), writes=tier.writes)
     tier.publishing, tier.withheld = leasing.publishing, leasing.withhold

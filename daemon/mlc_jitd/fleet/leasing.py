@@ -53,14 +53,17 @@ SLICE_SECONDS = 0.25
 FETCHES = 3
 """Tries to get what another host says it has published."""
 
+FETCH_PAUSE_SECONDS = 1.0
+RECENT_SECONDS = 5.0
+
 CLAIMS_KEPT = 1024
 
 
 class Fetching(Protocol):
     """Gets a library from the bucket into the cache; it never raises."""
 
-    def __call__(self, identity: Identity, *, locked: bool) -> Entry | None:
-        """``locked``: the caller holds the key's lock."""
+    def __call__(self, identity: Identity, *, locked: bool, known: float = 0.0) -> Entry | None:
+        """``locked``: the caller holds the key's lock; ``known``: an answer of the last so many seconds will do."""
 
 
 class Leasing:
@@ -103,7 +106,7 @@ class Leasing:
         """See `Fellows`."""
         claim = self._claim(identity.key)
         if claim is None:
-            there = self._fetch(identity, locked=True)  # it may have come while the job was queued
+            there = self._fetch(identity, locked=True, known=RECENT_SECONDS)  # it may have come meanwhile
             return Alone() if there is None else Came(there)
         outcome, entry = self._drive(claim, claim.begin(time.monotonic()), identity, stop, locked=True)
         match outcome:
@@ -302,8 +305,9 @@ class Leasing:
         published = claim.holder is not None and claim.holder.ended == "published"
         for again in range(FETCHES if published else 1):
             if again:
-                time.sleep(1.0)
-            entry = self._fetch(identity, locked=locked)
+                time.sleep(FETCH_PAUSE_SECONDS)
+            # A bucket in trouble is asked again; what it said, and what was refused of it, stands for a while.
+            entry = self._fetch(identity, locked=locked, known=RECENT_SECONDS if again else 0.0)
             if entry is not None:
                 return entry
         return None

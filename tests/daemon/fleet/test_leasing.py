@@ -52,7 +52,7 @@ class Fleet:
         reliance = Reliance(bucket)
         reliance.ask()
 
-        def fetch(identity: Any, *, locked: bool) -> Any:
+        def fetch(identity: Any, *, locked: bool, known: float = 0.0) -> Any:
             return self.published.get(identity.key)
 
         found = Leasing(bucket, fetch, reliance, terms, host=name, writes=writes)
