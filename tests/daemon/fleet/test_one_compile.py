@@ -179,7 +179,7 @@ def test_a_bucket_that_dies_while_somebody_waits_costs_the_lease_time(hosts, dou
     s3.kill()
     began = time.monotonic()
     until(lambda: len(double.starts()) == 2, what="a compile of its own")
-    assert time.monotonic() - began < 10 + LEASE
+    assert time.monotonic() - began < 25 + LEASE  # the start of a compile, on a busy host
     double.gate().touch()
     assert first.path(30)
     assert second.path(30)
