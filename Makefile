@@ -36,6 +36,7 @@ bench-compile: $(VENV)/.dev
 
 docs: man $(VENV)/.dev  # the table of settings in docs/configuration.md, from daemon/mlc_jitd/config.py
 	$(BIN)/python docs/settings.py
+	$(BIN)/python docs/metrics.py
 
 man: $(VENV)/.dev  # docs/man and client/mlc_jit/completions, from what --help comes from
 	$(BIN)/python docs/terminal.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from mlc_jit.errors import JitError
+    from mlc_jitd.metrics import Metrics
     from mlc_jitd.overview import Overview
     from mlc_jitd.store import Manifest
 
@@ -164,7 +166,7 @@ def run(
         keeper.probe = lambda connection: server.send(connection, Heartbeat())
         recorder = _recorder(engine, work)
         queue.measure(gauge.now())
-        _live(engine, Live(engine, queue, gauge, recorder, lending))
+        metrics = _live(engine, Live(engine, queue, gauge, recorder, lending), work, settings)
         watcher = _watcher(engine, work, asks, settings)
         idle = Idle(on_demand, settings.idle_seconds, wanted=lambda: server.connected() > 0)
         life = Life(engine, door, service, idle, lambda: server.counters["messages"])
@@ -197,7 +199,7 @@ def run(
             with Signals(engine.nudge):
                 engine.serve(server)
         finally:
-            for room in (rounds, watcher, naming, fleet, explaining, server, recorder, keeper, work):
+            for room in (metrics, rounds, watcher, naming, fleet, explaining, server, recorder, keeper, work):
                 room.close()
     finally:
         door.retire()
@@ -213,10 +215,16 @@ def _naming(engine: Engine, work: Work, settings: Settings) -> Naming:
     return naming
 
 
-def _live(engine: Engine, live: Live) -> None:
+def _live(engine: Engine, live: Live, work: Work, settings: Settings) -> Metrics | contextlib.ExitStack:
+    """Status and top; metrics, if they are wanted: else nothing of them is imported."""
     engine.onlookers.append(live)
     engine.addenda.append(live.complete)
     engine.verbs[m.TopRequest] = live.asked
+    if not (settings.metrics or settings.metrics_textfile):
+        return contextlib.ExitStack()
+    from mlc_jitd.metrics import Metrics  # noqa: PLC0415 - prometheus-client takes some MB
+
+    return Metrics(settings, engine, live, work.store)
 
 
 def _recorder(engine: Engine, work: Work) -> Recorder:

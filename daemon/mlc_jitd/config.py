@@ -154,6 +154,20 @@ class Settings:
         page="kernels.md",
     )
 
+    metrics: str = _setting(
+        "",
+        "where Prometheus scrapes metrics: a port of the loopback interface, an address like `127.0.0.1:9464`, or "
+        "`unix:/path`; empty for none",
+        kind=values.ADDRESS,
+        page="seeing.md#metrics",
+    )
+    metrics_textfile: str = _setting(
+        "",
+        "file for node_exporter's textfile collector, ending in `.prom`, written every 15 s; empty for none",
+        kind=values.PROM,
+        page="seeing.md#metrics",
+    )
+
     layers: str = _setting(
         "",
         "read-only caches that are searched after the home, with `:` between them",

@@ -5,6 +5,7 @@ What does not belong here: which settings there are (``config``).
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -98,6 +99,29 @@ def _bucket(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    if not text:
+        return text
+    if text.startswith("unix:"):
+        if os.path.isabs(text.removeprefix("unix:")):  # noqa: PTH117 - text stays text
+            return text
+    else:
+        host, _, port = text.rpartition(":")
+        host = "127.0.0.1" if host in ("", "localhost") else host
+        try:
+            if ipaddress.ip_address(host.strip("[]")).is_loopback and 0 <= int(port) < 1 << 16:
+                return f"{host}:{int(port)}"
+        except ValueError:
+            pass
+    raise ValueError("a port, an address of this host alone like 127.0.0.1:9464, or unix:/path/of/a/socket")
+
+
+def _prom(text: str) -> str:
+    if text and not (os.path.isabs(text) and text.endswith(".prom")):  # noqa: PTH117 - text stays text
+        raise ValueError("an absolute path that ends in .prom")
+    return text
+
+
 def _size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -159,6 +183,12 @@ VARIABLES = Kind(_names)
 
 TOOLCHAINS = Kind(_toolchains, table=True)
 """Compilers by name, as JSON; see ``named.parse_toolchains``."""
+
+ADDRESS = Kind(_address)
+"""Where only this host can reach it: a port, an address with one, ``unix:/path``; or empty."""
+
+PROM = Kind(_prom)
+"""A file for node_exporter, or none."""
 
 SIZE = Kind(_size, _shown_size)
 """Bytes, as a number or with a unit of 1,024: ``512 MiB``."""
