@@ -33,6 +33,7 @@ from mlc_jitd.fellows import Away
 from mlc_jitd.housekeeper import make_room
 from mlc_jitd.lending import Lending, leases_here
 from mlc_jitd.membership import Membership
+from mlc_jitd.observe import Alone
 from mlc_jitd.reports import error_of, explained, stopgap_result
 from mlc_jitd.schedule import capacity
 from mlc_jitd.schedule.fit import slots
@@ -208,11 +209,17 @@ class _Once:
         self.lending.uses.flush()
         return answer
 
-    def _build(self, order: Order, report: Report) -> Built:
-        while isinstance(built := self.work.build(order, report, self.stop), Away):
-            entry = built.wait(report, self.stop)
-            if entry is not None:
-                return Built(entry, compiled=False)
+    def _build(self, order: Order, report: Report, seen: Alone) -> Built:
+        try:
+            while isinstance(built := self.work.build(order, report, self.stop), Away):
+                entry = built.wait(report, self.stop)
+                if entry is not None:
+                    built = Built(entry, compiled=False)
+                    break
+        except JitError as error:
+            seen.ended(error)
+            raise
+        seen.ended(built)
         return built
 
     def _try(self, request: m.JitRequest) -> tuple[m.Result, Entry | None]:
@@ -234,6 +241,7 @@ class _Once:
             return result(request.id, found.identity, found.answer.entry), found.answer.entry
 
         def report(stage: Stage) -> None:
+            seen.entered(stage)
             if self.naming is not None and stage.name == "start":
                 self.naming.begin(found.identity)
             if request.progress:
@@ -252,7 +260,9 @@ class _Once:
             background=request.prewarm,
             accelerated=request.acceleration != "off",
         )
-        built = self._build(order, report)
+        library = self.work.store.layout.library
+        seen = Alone(library, request, found, reason or "redo", asker=self.asker, cores=order.cores)
+        built = self._build(order, report, seen)
         if built.compiled:
             self.made.append(built.entry)
         if self.naming is not None and built.compiled:

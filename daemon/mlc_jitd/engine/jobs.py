@@ -233,10 +233,14 @@ class Jobs:
         state = self._jobs[key]
         self._aside.discard(key)
         self._queue.finished(key, time.monotonic())
-        self._do(self._broker.requeued(key, b.Step("queued", "no other host compiles it")))
+        self._requeue(key, "no other host compiles it", tried=False)
         if self._jobs.get(key) is state:
             self._queue.again(demand_of(key, state, interactive=self._broker.jobs[key].interactive))
         self.admit()
+
+    def _requeue(self, key: str, why: str, *, tried: bool) -> None:
+        self._onlookers.tell(lambda each: each.requeued(key, why, tried=tried))
+        self._do(self._broker.requeued(key, b.Step("queued", why)))
 
     def release_aside(self) -> None:
         """The daemon drains: who only waits for other hosts is handed back at once, like who is queued."""
@@ -250,8 +254,7 @@ class Jobs:
             state.retried = True
             state.headway.restart()
             logger.warning("%s ran out of memory; it will be tried once more, alone", key[:12])
-            self._onlookers.tell(lambda each: each.requeued(key))
-            self._do(self._broker.requeued(key, b.Step("queued", "ran out of memory: once more, alone")))
+            self._requeue(key, "ran out of memory: once more, alone", tried=True)
             self.admit()
             return
         self._queue.finished(key, now)

@@ -51,8 +51,8 @@ class Onlooker:
     def advanced(self, key: str, stage: Stage, now: float) -> None:
         """A job came to a stage, at ``now`` on the monotonic clock; the same one may be told with another detail."""
 
-    def requeued(self, key: str) -> None:
-        """A job ran out of memory and waits to be tried once more."""
+    def requeued(self, key: str, why: str, *, tried: bool) -> None:
+        """A job that had started waits for its turn again; ``tried``: its first try ran out of memory."""
 
     def finished(self, key: str, end: Built | JitError | None) -> None:
         """A job is over: it came to a library, failed, or was taken out of the queue (``None``)."""

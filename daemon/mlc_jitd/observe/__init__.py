@@ -6,12 +6,14 @@ engine and writes. What shows it (``trace``, ``report/``) is pure: records in, t
 
 from __future__ import annotations
 
+from .alone import Alone
 from .history import History
 from .live import Live
 from .record import Answer, Ending, JobRecord, Kernels, Record, Span, Subject, Wait, Who
 from .recorder import Recorder
 
 __all__ = [
+    "Alone",
     "Answer",
     "Ending",
     "History",

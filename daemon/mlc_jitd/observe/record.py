@@ -278,12 +278,12 @@ class Record:
         if live is not None:
             live.enter(stage, detail, now)
 
-    def requeued(self, key: str, *, now: float) -> None:
-        """It ran out of memory and waits to be tried once more."""
+    def requeued(self, key: str, why: str, *, tried: bool, now: float) -> None:
+        """It waits for its turn again; ``tried``: its first try ran out of memory."""
         live = self._live.get(key)
         if live is not None:
-            live.retried, live.running = True, False
-            live.enter(QUEUED, "once more, alone", now)
+            live.retried, live.running = live.retried or tried, False
+            live.enter(QUEUED, why, now)
 
     def finished(self, key: str, ending: Ending, *, now: float) -> JobRecord | None:
         """The job ended; its record, if it was known."""

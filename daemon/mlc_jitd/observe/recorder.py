@@ -12,21 +12,22 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from mlc_jit.errors import CompileCancelledError, DrainingError, JitError
 from mlc_jit.messages import Failure, Records
 from mlc_jitd.engine import Onlooker
+from mlc_jitd.observe.ends import ending, subject_of
 from mlc_jitd.observe.history import HOUR, Counts, History, encode
-from mlc_jitd.observe.record import Answer, Ending, JobRecord, Kernels, Record, Subject
+from mlc_jitd.observe.record import Answer, JobRecord, Record
 from mlc_jitd.observe.who import who
 from mlc_jitd.store import Missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlc_jit.errors import JitError
     from mlc_jit.messages import JitRequest, Message, RecordsRequest, Result
     from mlc_jitd.broker import Asker
     from mlc_jitd.engine import Asking, JobState
-    from mlc_jitd.observe.record import Outcome, Source
+    from mlc_jitd.observe.record import Source
     from mlc_jitd.schedule.jobs import Grant
     from mlc_jitd.server import Peer
     from mlc_jitd.toolchains.base import Stage
@@ -136,7 +137,8 @@ class Recorder(Onlooker):
 
     def enqueued(self, key: str, state: JobState, reason: str, *, background: bool) -> None:
         """See ``Onlooker``."""
-        subject = _subject(key, state, reason)
+        del key
+        subject = subject_of(state.identity, state.asking.request, reason=reason, why=state.asking.why)
         with self._lock:
             self._record.enqueued(subject, now=state.submitted, unix=time.time(), background=background)
 
@@ -161,10 +163,10 @@ class Recorder(Onlooker):
         with self._lock:
             self._record.entered(key, stage.name, stage.detail, now=now)
 
-    def requeued(self, key: str) -> None:
+    def requeued(self, key: str, why: str, *, tried: bool) -> None:
         """See ``Onlooker``."""
         with self._lock:
-            self._record.requeued(key, now=time.monotonic())
+            self._record.requeued(key, why, tried=tried, now=time.monotonic())
 
     def finished(self, key: str, end: Built | JitError | None) -> None:
         """See ``Onlooker``."""
@@ -235,40 +237,3 @@ class Recorder(Onlooker):
             logger.exception("the history could not be written")
         else:
             self._failed = False
-
-
-def ending(end: Built | JitError | None) -> Ending:
-    """How a job ended, as it is recorded; ``None`` for one that was taken out of the queue."""
-    if end is None:
-        return Ending(outcome="withdrawn")
-    if isinstance(end, JitError):
-        outcome: Outcome = "cancelled" if isinstance(end, CompileCancelledError | DrainingError) else "failed"
-        return Ending(outcome=outcome, kind=end.kind, reason=end.reason, cause=end.message, log=end.log_path)
-    manifest = end.entry.manifest
-    if not end.compiled:
-        return Ending(outcome="found", size=manifest.size)
-    made, apart = manifest.compile, manifest.compile.kernels
-    return Ending(
-        outcome="compiled",
-        log=made.log,
-        seconds=made.seconds,
-        peak_memory=made.peak_memory,
-        size=manifest.size,
-        kernels=Kernels(total=apart.total, reused=apart.reused, saved=apart.saved, spent=apart.spent),
-        degraded=manifest.degraded,
-    )
-
-
-def _subject(key: str, state: JobState, reason: str) -> Subject:
-    identity, request = state.identity, state.asking.request
-    facts = identity.toolchain
-    return Subject(
-        key=key,
-        model=request.model_path,
-        device=request.device,
-        toolchain=f"{facts.name} {dict(facts.versions).get(facts.name, '')}".rstrip(),
-        model_type=identity.model_type,
-        quantization=identity.quantization,
-        reason=reason,
-        why=state.asking.why,
-    )

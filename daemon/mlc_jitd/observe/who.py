@@ -23,9 +23,12 @@ COMMAND_BYTES = 4096
 
 def who(peer: Peer) -> Who:
     """The sender of a message; a process that has ended has no program."""
-    if peer.pid == os.getpid():
-        return Who(pid=peer.pid, uid=peer.uid, program="mlc-jitd")
-    return Who(pid=peer.pid, uid=peer.uid, program=_program(peer.pid))
+    return named_process(peer.pid, peer.uid)
+
+
+def named_process(pid: int, uid: int) -> Who:
+    """A process; one that has ended has no program."""
+    return Who(pid=pid, uid=uid, program="mlc-jitd" if pid == os.getpid() else _program(pid))
 
 
 def _program(pid: int) -> str:

@@ -58,7 +58,7 @@ def test_a_second_try_waits_again():
     record = Record()
     under_way(record)
     record.started(KEY, cores=1, now=101.0)
-    record.requeued(KEY, now=105.0)
+    record.requeued(KEY, "once more", tried=True, now=105.0)
     assert [job.ending.outcome for job in record.jobs(now=106.0)] == ["queued"]
     record.started(KEY, cores=1, now=107.0)
     made = record.finished(KEY, Ending(outcome="failed", cause="\n  out of memory \nmore"), now=109.0)
@@ -72,7 +72,7 @@ def test_what_was_never_heard_of_is_nothing_to_do():
     record.left(ONE, now=1.0)
     record.started(KEY, cores=1, now=1.0)
     record.entered(KEY, "x", "", now=1.0)
-    record.requeued(KEY, now=1.0)
+    record.requeued(KEY, "", tried=False, now=1.0)
     assert record.finished(KEY, Ending(outcome="failed"), now=1.0) is None
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mlc_jitd.observe import JobRecord
 
 
+pytestmark = pytest.mark.timeout(60)  # compiles one after another: seconds here, more on a full host
+
+
 @pytest.fixture
 def history(place: Place) -> History:
     return History(place.library)
@@ -118,3 +121,19 @@ def test_a_home_without_room_for_history_still_compiles(
     assert client.ask(double.model()).path()
     daemon.stop()
     assert daemon.log.read_text().count("the history in") == 1
+
+
+def test_compiles_without_a_daemon_are_remembered_too(
+    double: Double, client: Clients, history: History, place: Place
+) -> None:
+    blocked = place.root / "file"
+    blocked.touch()
+    nowhere = {"MLC_JITD_RUNTIME_DIR": str(blocked / "r")}
+    asking = client.ask(double.model("good"), **nowhere)
+    asking.path()
+    client.ask(double.model("bad", told={"raise": "no"}, vocab_size=7), **nowhere).error()
+    good, bad = ended(history, 2)
+    assert (good.ending.outcome, good.waiters[0].who.pid, good.waiters[0].outcome) == ("compiled", asking.pid, "served")
+    assert {"start", "publish"} <= {span.name for span in good.spans}
+    assert (bad.ending.outcome, bad.subject.reason) == ("failed", "absent")
+    assert place.daemons() == []

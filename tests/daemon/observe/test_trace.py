@@ -95,7 +95,7 @@ def records(draw: st.DrawFn) -> list[Any]:
                 case "s":
                     record.started(key, cores=1, now=now)
                 case "r":
-                    record.requeued(key, now=now)
+                    record.requeued(key, "again", tried=True, now=now)
                 case _:
                     record.entered(key, f"stage {which}", "detail", now=now)
         now += draw(times)
