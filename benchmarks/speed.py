@@ -15,6 +15,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
+FEWEST, MOST, SECONDS = 2, 7, 15.0
+"""Prefills, each with ten decodes, and when to end between the two."""
+
 VOCABULARY = 512
 """Where the library does not say how large it is."""
 
@@ -49,7 +52,8 @@ class Model:
 def main() -> None:
     model = Model(sys.argv[1])
     prefill, decode = [], []
-    for _ in range(7):
+    end = time.monotonic() + SECONDS
+    while len(prefill) < FEWEST or (len(prefill) < MOST and time.monotonic() < end):
         model.begin()
         prefill.append(model.step("prefill", 48))
         decode += [model.step("decode", 1) for _ in range(10)]
