@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mlc_jit.messages import Failure
 from mlc_jitd.engine import Onlooker
-from mlc_jitd.observe.recorder import ending
+from mlc_jitd.observe.ends import ending
 
 if TYPE_CHECKING:
     from mlc_jit.errors import JitError
@@ -74,7 +74,7 @@ class Meter(Onlooker):
         with self._lock:
             self._add("queue_seconds", now - self._queued.pop(key, now))
 
-    def requeued(self, key: str) -> None:
+    def requeued(self, key: str, why: str, *, tried: bool) -> None:  # noqa: ARG002
         """See ``Onlooker``."""
         self._queued[key] = time.monotonic()
         self._started.pop(key, None)
