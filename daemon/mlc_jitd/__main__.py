@@ -8,7 +8,6 @@ import dataclasses
 import faulthandler
 import functools
 import logging
-import logging.handlers
 import os
 import resource
 import signal
@@ -19,14 +18,12 @@ from mlc_jit._version import __version__
 from mlc_jit.autostart import ANOTHER_RUNS
 from mlc_jit.errors import DaemonUnavailableError, JitError
 from mlc_jit.locations import locate
+from mlc_jitd import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MOST_DESCRIPTORS = 65_536
-
-LOG_BYTES = 8 << 20
-"""A log file that is longer is put aside, and the one before it goes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,16 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mlc_jitd import upkeep  # noqa: PLC0415 - it only lists its modules
 
     if given[:1] and given[0] in upkeep.modules():
-        _log_to(None, level=logging.WARNING)
+        logs.set_up(None, level=logging.WARNING)
         return upkeep.main(given[0], given[1:])
     arguments = command_line().parse_args(given)
     if arguments.verb == "once":
-        _log_to(None, level=logging.WARNING)
+        logs.set_up(None, level=logging.WARNING)
         from mlc_jitd import once  # noqa: PLC0415
 
         return once.main()
     if arguments.verb == "doctor":
-        _log_to(None, level=logging.ERROR)
+        logs.set_up(None, level=logging.ERROR)
         from mlc_jitd import doctor  # noqa: PLC0415
 
         return doctor.main()
@@ -103,8 +100,9 @@ def _run(arguments: argparse.Namespace) -> int:
         _forget_the_starter()
     _more_descriptors()
     from mlc_jitd import app, service  # noqa: PLC0415 - `--help` needs no daemon
+    from mlc_jitd.config import gather  # noqa: PLC0415
 
-    _log_to(arguments.log_file, level=logging.INFO)
+    logs.set_up(arguments.log_file, level=logging.INFO, form=gather(flags=_flags(arguments)).settings.log_format)
     faulthandler.enable()  # where it hung, when a watchdog ends it
 
     def say(word: str) -> None:
@@ -151,17 +149,6 @@ def _more_descriptors() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _log_to(path: str | None, *, level: int) -> None:
-    handler: logging.Handler
-    if path is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=LOG_BYTES, backupCount=1, errors="backslashreplace"
-        )
-    logging.basicConfig(handlers=[handler], level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
 
 
 if __name__ == "__main__":

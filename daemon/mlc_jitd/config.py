@@ -154,6 +154,13 @@ class Settings:
         page="kernels.md",
     )
 
+    log_format: str = _setting(
+        "auto",
+        "`text`, `json` (an object a line), or `auto`: systemd's journal with its fields where standard error leads "
+        "there, else text",
+        kind=values.words({each: each for each in ("auto", "text", "json")}),
+        page="seeing.md#logs",
+    )
     metrics: str = _setting(
         "",
         "where Prometheus scrapes metrics: a port of the loopback interface, an address like `127.0.0.1:9464`, or "

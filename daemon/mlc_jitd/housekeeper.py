@@ -20,6 +20,7 @@ from mlc_jit.figures import duration, size
 from mlc_jit.messages import CacheReport, Status
 from mlc_jitd.bounds import rules_of
 from mlc_jitd.engine import Onlooker
+from mlc_jitd.logs import facts
 from mlc_jitd.store import key_of_artifact
 from mlc_jitd.store.collected import LastCollection
 from mlc_jitd.store.collection import explain
@@ -248,7 +249,8 @@ def tell(done: Collection, *, again: bool = False) -> None:
     if done.kernels:
         logger.info("kernels removed for room: %s", size(done.kernels))
     if gone:
-        logger.info("collected %d, %s, in %s", len(gone), size(done.freed), duration(done.seconds))
+        about = facts(event="collected", removed=len(gone), freed=done.freed, seconds=done.seconds)
+        logger.info("collected %d, %s, in %s", len(gone), size(done.freed), duration(done.seconds), extra=about)
     for each in gone[:LOGGED]:
         logger.info("removed %s: %s", each.candidate.artifact[:12], explain(each, done.rules, done.facts))
     if (done.plan.over or done.plan.short) and not again:

@@ -7,7 +7,7 @@
 
 _shtab_mlc_jitd_subparsers=(run once doctor adopt config export gc history import keep quarantine remote report trace verify)
 
-_shtab_mlc_jitd_run_option_strings=(-h --help --log-file --detach --on-demand --jobs --cores-per-job --max-queued --compile-seconds --silence-seconds --drain-seconds --resolve-seconds --backoff-seconds --max-size --min-free --max-age-days --stale-days --grace-seconds --collect-seconds --prewarm --warm --warm-idle-seconds --upstream-names --idle-seconds --cgroup --acceleration --kernel-bytes --metrics --metrics-textfile --layers --remote --remote-write --remote-key --remote-trust --remote-seconds --remote-lease-seconds --mode --users --prewarmers --admins --toolchains --client-variables --user-jobs --user-bytes --user-connections)
+_shtab_mlc_jitd_run_option_strings=(-h --help --log-file --detach --on-demand --jobs --cores-per-job --max-queued --compile-seconds --silence-seconds --drain-seconds --resolve-seconds --backoff-seconds --max-size --min-free --max-age-days --stale-days --grace-seconds --collect-seconds --prewarm --warm --warm-idle-seconds --upstream-names --idle-seconds --cgroup --acceleration --kernel-bytes --log-format --metrics --metrics-textfile --layers --remote --remote-write --remote-key --remote-trust --remote-seconds --remote-lease-seconds --mode --users --prewarmers --admins --toolchains --client-variables --user-jobs --user-bytes --user-connections)
 _shtab_mlc_jitd_once_option_strings=(-h --help)
 _shtab_mlc_jitd_doctor_option_strings=(-h --help)
 _shtab_mlc_jitd_adopt_option_strings=(-h --help)

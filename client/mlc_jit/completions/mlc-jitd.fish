@@ -51,7 +51,7 @@ function _shtab_mlc_jitd_using
 end
 
 set -g _shtab_mlc_jitd_commands run once doctor adopt config export gc history import keep quarantine remote report trace verify
-set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --max-age-days --max-queued --max-size --metrics --metrics-textfile --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-lease-seconds --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
+set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --log-format --max-age-days --max-queued --max-size --metrics --metrics-textfile --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-lease-seconds --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
 
 complete -c mlc-jitd -e
 complete -c mlc-jitd -f
@@ -85,6 +85,7 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l idle-seconds -x -d 'how l
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l cgroup -x -d 'control groups for compiles: `auto` where one is delegated, `own` if whoever started the daemon delegated its group, `off`, or the delegated folders with `:` between them'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l acceleration -x -d '`auto`: kernels are compiled apart, in parallel, and reused where the compiler'"'"'s TVM is known; `off`'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l kernel-bytes -x -d 'what kernels may take in the cache; the least recently used go first'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l log-format -x -d '`text`, `json` (an object a line), or `auto`: systemd'"'"'s journal with its fields where standard error leads there, else text'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l metrics -x -d 'where Prometheus scrapes metrics: a port of the loopback interface, an address like `127.0.0.1:9464`, or `unix:/path`; empty for none'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l metrics-textfile -x -d 'file for node_exporter'"'"'s textfile collector, ending in `.prom`, written every 15 s; empty for none'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l layers -x -d 'read-only caches that are searched after the home, with `:` between them'

@@ -15,6 +15,7 @@ from mlc_jitd.compiling import LOADING, TOOLCHAIN_CHANGED, Order, Report
 from mlc_jitd.engine.ledger import JobState
 from mlc_jitd.fellows import ELSEWHERE, Away
 from mlc_jitd.headway import Headway
+from mlc_jitd.logs import facts
 from mlc_jitd.reports import cannot, error_of, internal, place, trouble_of
 from mlc_jitd.schedule.jobs import Accepted, Demand
 from mlc_jitd.work import LOCKED, Built, Work
@@ -215,7 +216,9 @@ class Jobs:
         if built.compiled:
             self._counters["compiles"] += 1
             self._likeness.learn(built.entry.manifest)
-            logger.info("compiled %s in %.1f s for %s", key[:12], record.seconds, state.asking.request.model_path)
+            model = state.asking.request.model_path
+            about = facts(event="compiled", key=key, seconds=record.seconds, model=model)
+            logger.info("compiled %s in %.1f s for %s", key[:12], record.seconds, model, extra=about)
             self._onlookers.tell(lambda each: each.published(state.identity, built.entry))
         self._onlookers.tell(lambda each: each.finished(key, built))
         self._do(self._broker.finished(key, compiled=built.compiled))
@@ -259,7 +262,8 @@ class Jobs:
             return
         self._queue.finished(key, now)
         self._counters["failures"] += 1
-        logger.warning("no library for %s: %s", key[:12], error.message)
+        about = facts(event="failed", key=key, kind=error.kind, reason=error.reason, log=error.log_path)
+        logger.warning("no library for %s: %s", key[:12], error.message, extra=about)
         self._onlookers.tell(lambda each: each.finished(key, error))
         if error.reason == TOOLCHAIN_CHANGED:
             self._ask_again(key, error)

@@ -14,6 +14,7 @@ from mlc_jit.errors import JitError, RequestError
 from mlc_jitd import broker as b
 from mlc_jitd.answers import Answers, Frames, result
 from mlc_jitd.engine.ledger import Asking
+from mlc_jitd.logs import facts
 from mlc_jitd.reports import error_of, internal, stopgap_result
 from mlc_jitd.store import Entry, Found
 
@@ -174,7 +175,10 @@ class Requests:
         else:
             self._counters[f"misses_{reason}"] += 1
         if found.why:
-            logger.info("miss (%s) %s for %s: %s", reason or "redo", key[:12], request.model_path, found.why)
+            about = facts(event="miss", key=key, reason=reason or "redo", model=request.model_path, why=found.why)
+            logger.info(
+                "miss (%s) %s for %s: %s", reason or "redo", key[:12], request.model_path, found.why, extra=about
+            )
         asking.identity, asking.why = found.identity, found.why
         self._onlookers.tell(lambda each: each.looked_up(asking.peer, request, found))
         if found.stopgap is not None:
