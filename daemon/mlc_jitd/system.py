@@ -6,6 +6,7 @@ Here a slip in the settings ends the start: what a daemon of one user may pass o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import secrets
@@ -115,12 +116,19 @@ class System:
                 remedy="Compiles of a system daemon are audited: make it writable for the daemon's user alone.",
             ) from error
         engine.onlookers.append(audit)
+        engine.addenda.append(self._complete)
         for path in (work.store.layout.home, work.store.layout.library):
             if path.stat().st_mode & OPEN != OPEN:
                 logger.warning("%s is closed to users, who can't load what is in it. Run: chmod o+rx %s", path, path)
         by_key: Callable[[m.Keep, float], m.Kept] = lambda message, now: keep(work, asks, message, now=now)  # noqa: E731
         engine.verbs[m.Keep] = Keeping(work, by_key, later=engine.later, reply=engine.reply).asked
         return self._takers()
+
+    def _complete(self, message: m.Message) -> m.Message:
+        """A status with what the guard did."""
+        if isinstance(message, m.Status):
+            return dataclasses.replace(message, counters=message.counters | dict(self.guard.counters))
+        return message
 
     def _takers(self) -> dict[str, Callable[[Settings], None]]:
 

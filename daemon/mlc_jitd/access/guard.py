@@ -115,8 +115,9 @@ class Guard:
         for connection, uid, _ in _connection(descriptor):
             self._open[descriptor] = uid
             self._each[uid] += 1
-            many = self._each[uid] > self.meter.limits.connections
-            if many or not self.meter.spend(uid, COST["connection"], time.monotonic()):
+            now = time.monotonic()
+            many = self._each[uid] > self.meter.limits.connections or self.meter.is_shut_out(uid, now)
+            if many or not self.meter.spend(uid, COST["connection"], now):
                 self._shut(connection)
 
     def went(self, descriptor: int) -> None:
@@ -206,6 +207,7 @@ class Guard:
 
     def _end(self, peer: Peer) -> None:
         self.meter.gone(peer.identity)
+        self.meter.shut_out(peer.uid, time.monotonic())
         self._closed[peer.identity] = None
         if len(self._closed) > CONNECTIONS:
             self._closed.popitem(last=False)
@@ -218,6 +220,8 @@ class Guard:
         self.counters["hung_up"] += 1
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
+            while connection.recv(UNREAD_BYTES * 4, socket.MSG_DONTWAIT):
+                pass  # what it has sent already would still be read, thousands of messages
 
 
 def resident() -> int:
@@ -251,14 +255,29 @@ def require_peer_groups() -> None:
             ) from error
 
 
+@contextlib.contextmanager
+def _held(descriptor: int) -> Iterator[socket.socket | None]:
+    try:
+        held = os.dup(descriptor)
+    except OSError:
+        yield None
+        return
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=held)
+    except OSError:
+        os.close(held)
+        raise
+    with connection:
+        yield connection
+
+
 def _connection(descriptor: int) -> Iterator[tuple[socket.socket, int, int]]:
     """The connection that a descriptor of ZeroMQ's leads to, held fast, with uid and pid; none if closed."""
-    if descriptor < 0:
-        return
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-        said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", said)
-        yield connection, uid, pid
+    with contextlib.suppress(OSError), _held(descriptor) as connection:
+        if connection is not None:
+            said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            pid, uid, _ = struct.unpack("3i", said)
+            yield connection, uid, pid
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:

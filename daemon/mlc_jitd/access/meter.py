@@ -17,6 +17,9 @@ Verdict = Literal["taken", "again", "busy"]
 USERS = 4096
 """Users whose tokens are remembered."""
 
+PENALTY_SECONDS = 1.0
+"""How long who was disconnected must wait: to accept, to look and to end costs as much as some hits."""
+
 CONNECTIONS = 16_384
 """Connections of which it is known what they ask."""
 
@@ -42,7 +45,7 @@ class Limits:
     tokens_per_second: float = 2000.0
 
 
-COST = {"message": 1.0, "connection": 1.0, "report": 10.0, "fault": 20.0}
+COST = {"message": 1.0, "connection": 1.0, "report": 100.0, "fault": 20.0}
 """In tokens. A fault is a message that is none, or that its sender may not send."""
 
 
@@ -60,6 +63,7 @@ class Meter:
         self._asked: OrderedDict[bytes, _Asked] = OrderedDict()
         self._pending: Counter[tuple[int, Kind]] = Counter()
         self._tokens: OrderedDict[int, tuple[float, float]] = OrderedDict()
+        self._shut_out: OrderedDict[int, float] = OrderedDict()
 
     def asked(self, connection: bytes, uid: int, id_: int, kind: Kind) -> Verdict:
         """A question has come: it is taken, or known to be on its way already, or one too many for this user."""
@@ -112,6 +116,17 @@ class Meter:
         if len(self._tokens) > USERS:
             self._tokens.popitem(last=False)
         return enough
+
+    def shut_out(self, uid: int, now: float) -> None:
+        """A connection of this user was ended: for a while no new one is taken."""
+        self._shut_out[uid] = now + PENALTY_SECONDS
+        self._shut_out.move_to_end(uid)
+        if len(self._shut_out) > USERS:
+            self._shut_out.popitem(last=False)
+
+    def is_shut_out(self, uid: int, now: float) -> bool:
+        """Whether new connections of this user are not taken yet."""
+        return now < self._shut_out.get(uid, now)
 
     def _release(self, uid: int, kind: Kind) -> None:
         self._pending[uid, kind] -= 1
