@@ -36,7 +36,8 @@ def answer(call):
         found = {"result": call()}
     except JitError as error:
         found = {"error": type(error).__name__, "text": str(error), **error.facts()}
-    return {**found, "seconds": time.monotonic() - began}
+    ended = time.monotonic()
+    return {**found, "seconds": ended - began, "ended": ended}
 """
 """Before each client's code. ``given`` is what the test passed; ``answer`` turns a call into plain data."""
 

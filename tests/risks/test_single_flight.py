@@ -23,17 +23,20 @@ def no_daemon(place: Place) -> dict[str, str]:
     return {"MLC_JITD_RUNTIME_DIR": str(blocked / "r")}
 
 
-def test_sixteen_processes_one_configuration(daemon: Daemon, double: Double, client: Clients, place: Place) -> None:
+@pytest.mark.timeout(60)  # 3 s on two idle cores
+def test_forty_processes_one_configuration(daemon: Daemon, double: Double, client: Clients, place: Place) -> None:
     gate = double.gate()
     model = double.model(told={"wait_for": gate})
-    fleet = client.fleet([model] * 16)
-    until(lambda: waiters() == 16)
+    fleet = client.fleet([model] * 40)
+    until(lambda: waiters() == 40, limit=45)
     gate.touch()
-    paths = fleet.paths()
-    assert [str(path) for path in place.artifacts()] == sorted(set(paths))
-    assert len(double.starts()) == 1
+    answers = fleet.answer(50)
+    assert {each["result"] for each in answers} == {str(path) for path in place.artifacts()}
+    assert len(place.artifacts()) == len(double.starts()) == 1
     counters = status().counters
-    assert (counters["compiles"], counters["joins"], counters["hits"]) == (1, 15, 0)
+    assert (counters["compiles"], counters["joins"], counters["hits"]) == (1, 39, 0)
+    ended = [each["ended"] for each in answers]
+    assert max(ended) - min(ended) < 3, "for a busy host; benchmarks/storm.py measures"
 
 
 def test_sixteen_processes_four_configurations(
