@@ -61,6 +61,7 @@ _KINDS: dict[type[m.Message], Kind] = {
     m.Explain: "report",
     m.Keep: "report",
     m.ListRequest: "report",
+    m.RecordsRequest: "report",
     m.StatusRequest: "report",
     m.WatchRequest: "watch",
 }

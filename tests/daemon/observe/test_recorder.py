@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -137,3 +138,23 @@ def test_compiles_without_a_daemon_are_remembered_too(
     assert {"start", "publish"} <= {span.name for span in good.spans}
     assert (bad.ending.outcome, bad.subject.reason) == ("failed", "absent")
     assert place.daemons() == []
+
+
+def test_a_trace_has_what_is_under_way(
+    daemon: Daemon, double: Double, client: Clients, place: Place, mlc_jit: Callable[..., Any]
+) -> None:
+    gate, out = double.gate(), place.root / "trace.json"
+    asking = client.ask(double.model(told={"wait_for": gate}))
+    until(lambda: bool(double.starts()))
+    done = mlc_jit("trace", "-o", out, "--json")
+    assert json.loads(done.stdout)["jobs"] == 1
+    (job,) = [event for event in json.loads(out.read_text())["traceEvents"] if event.get("cat") == "job"]
+    assert job["args"]["outcome"] == "running"
+    gate.touch()
+    asking.path()
+    mlc_jit("stop")
+    assert mlc_jit("trace", "-o", out).returncode == 0
+    (job,) = [event for event in json.loads(out.read_text())["traceEvents"] if event.get("cat") == "job"]
+    assert job["args"]["outcome"] == "compiled"
+    assert place.daemons() == []
+    assert mlc_jit("trace", "-o", place.root / "no" / "where").returncode == 1
