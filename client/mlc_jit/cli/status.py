@@ -98,7 +98,7 @@ def _folded(line: str, width: int | None) -> list[str]:
 
 
 def _kernels(counters: dict[str, int]) -> str:
-    if "kernels" not in counters:
+    if not counters.get("kernels", 0):
         return ""
     line = f"{counters['kernels']} known, {size(counters.get('kernel_bytes', 0))}"
     if reused := counters.get("kernels_reused", 0):
