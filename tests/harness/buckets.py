@@ -5,8 +5,12 @@ The small one is a double: it keeps to what obstore needs of S3 and does not loo
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import ctypes
+import email.utils
 import hashlib
+import hmac
 import json
 import os
 import shutil
@@ -16,6 +20,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -264,9 +270,9 @@ class Seaweed:
                     "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={BUCKET}",
                     f"-s3.config={self._folder}/s3.json", *ports,
                 ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_with_me,  # noqa: PLW1509 - no thread holds a lock that it takes
             )  # fmt: skip
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._serves():
             assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")[-3000:]
             assert time.monotonic() < deadline, (self._folder / "log").read_text(errors="replace")[-3000:]
@@ -297,6 +303,85 @@ class Seaweed:
         except (obstore.exceptions.BaseError, OSError):
             return False
         return True
+
+
+class Azurite:
+    """An Azurite with one container, in a process of its own; ``with`` runs it.
+
+    Args:
+        folder: For its log.
+    """
+
+    ACCOUNT = "devstoreaccount1"
+    KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    """The one that Azurite's documentation names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (self.port,) = _free_ports(1)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def program() -> str | None:
+        """Its program, if there is one: ``npm install azurite`` makes it."""
+        return os.environ.get("MLC_JITD_TEST_AZURITE") or shutil.which("azurite-blob")
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The variables of who uses its container."""
+        return {
+            "MLC_JITD_REMOTE": f"az://{BUCKET}/fleet",
+            "AZURE_STORAGE_ACCOUNT_NAME": self.ACCOUNT,
+            "AZURE_STORAGE_ACCOUNT_KEY": self.KEY,
+            "AZURE_STORAGE_ENDPOINT": f"http://127.0.0.1:{self.port}/{self.ACCOUNT}",
+        }
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(exist_ok=True)
+        program = self.program()
+        assert program is not None
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, "--location", self._folder, "--blobPort", str(self.port), "--silent",
+                 "--skipApiVersionCheck", "--disableTelemetry"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_with_me,  # noqa: PLW1509 - no thread holds a lock that it takes
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not self._made():
+            assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")[-3000:]
+            assert time.monotonic() < deadline, (self._folder / "log").read_text(errors="replace")[-3000:]
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _made(self) -> bool:
+        """Whether the container is there; obstore makes none."""
+        now = email.utils.formatdate(usegmt=True)
+        names = {"x-ms-date": now, "x-ms-version": "2021-08-06"}
+        resource = f"/{self.ACCOUNT}/{self.ACCOUNT}/{BUCKET}\nrestype:container"
+        text = "PUT" + "\n" * 12 + "".join(f"{name}:{value}\n" for name, value in names.items()) + resource
+        mac = hmac.new(base64.b64decode(self.KEY), text.encode(), hashlib.sha256).digest()
+        names["Authorization"] = f"SharedKey {self.ACCOUNT}:{base64.b64encode(mac).decode()}"
+        url = f"http://127.0.0.1:{self.port}/{self.ACCOUNT}/{BUCKET}?restype=container"
+        request = urllib.request.Request(url, method="PUT", headers={**names, "Content-Length": "0"})
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return True
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code == 409
+        except OSError:
+            return False
+
+
+def _with_me() -> None:
+    """In a child: end when the tests end, however they do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 _PORTS = (

