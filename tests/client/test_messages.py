@@ -195,6 +195,13 @@ VALUES: dict[str, m.Message] = {
         id=9, version="0.1.0", pid=4242, uptime=12.5, home="/h", socket="/s", log_path="/l",
         host=m.HostReport(cores=2.0, memory_total=9, memory_available=8, resident=7),
     ),
+    "status-is-remote": m.Status(
+        id=9, version="0.1.0", pid=4242, uptime=12.5, home="/h", socket="/s", log_path="/l",
+        remote=m.RemoteReport(
+            url="s3://b/p", state="away", role="builder", detail="it broke", again=2.5, waiting=3,
+            refused=("v1/x: no",), leases="no",
+        ),
+    ),
     "stopping": m.Stopping(id=11, pid=4242, jobs=1),
     "unsupported": m.Unsupported(id=12, asked="teleport", features=("jit",)),
 }  # fmt: skip
