@@ -23,7 +23,7 @@ def add(verbs: Any) -> None:
         help="write queueing, stages and waits of compiles to a file for Perfetto",
         description=(
             "Write what was compiled to a file in the JSON form of Chrome's trace events: queueing, each stage, who "
-            "waited, what was answered. Open it at ui.perfetto.dev (it stays in the browser) or chrome://tracing. What "
+            "waited, what was answered. Open it at ui.perfetto.dev (it stays in the browser). What "
             "runs just now is in it where a daemon runs; none is needed or started."
         ),
     )

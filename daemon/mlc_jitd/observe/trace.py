@@ -1,4 +1,4 @@
-"""The record as a trace for Perfetto and chrome://tracing: the JSON form of the trace event format. Pure.
+"""The record as a trace for Perfetto and its like: the JSON form of the trace event format. Pure.
 
 Both draw what lies on one thread as a stack, and so demand that it nests. Jobs and waits overlap freely; so each gets
 the first lane in which nothing else is just then, and a lane is a thread:
@@ -8,7 +8,7 @@ the first lane in which nothing else is just then, and a lane is a thread:
     process 3, clients     a slice for each wait, with an arrow to the job; counters of what was answered
 
 Times are Unix times in whole microseconds, so that traces of several hosts can be laid over each other. Source: the
-format's definition by the Chromium authors (phases X, M, C, s and f), and Perfetto's notes on what it takes of it.
+format's definition by the Chromium authors (phases X, i, M, C, s and f), and Perfetto's notes on what it takes of it.
 """
 
 from __future__ import annotations
@@ -119,9 +119,7 @@ def _stages(job: JobRecord, spans: Sequence[Span], end: int) -> list[Event]:
     begins = [*(_at(job, span.at) for span in spans), end]
     return [
         {
-            "ph": "X",
-            "ts": begin,
-            "dur": following - begin,
+            **_moment(begin, following),
             "name": span.name,
             "cat": "stage",
             "args": {"detail": span.detail} if span.detail else {},
@@ -219,7 +217,12 @@ def _facts(job: JobRecord) -> dict[str, Any]:
 
 
 def _slice(process: int, lane: int, begin: int, end: int) -> Event:
-    return {"ph": "X", "pid": process, "tid": lane, "ts": begin, "dur": end - begin}
+    return {**_moment(begin, end), "pid": process, "tid": lane}
+
+
+def _moment(begin: int, end: int) -> Event:
+    """A slice; an instant where it has no length, since viewers nest such slices wrongly."""
+    return {"ph": "X", "ts": begin, "dur": end - begin} if end > begin else {"ph": "i", "s": "t", "ts": begin}
 
 
 def _at(job: JobRecord, seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""Write what was compiled as a trace for Perfetto (ui.perfetto.dev) or chrome://tracing."""
+"""Write what was compiled as a trace for Perfetto (ui.perfetto.dev)."""
 
 from __future__ import annotations
 

@@ -35,10 +35,13 @@ def check(made: dict[str, Any]) -> list[dict[str, Any]]:
                 named.add((event["pid"], event["tid"]))
             case "X":
                 assert type(event["dur"]) is int
-                assert event["dur"] >= 0
+                assert event["dur"] > 0, "viewers nest slices without length wrongly"
                 assert isinstance(event["args"], dict)
                 assert event["cat"]
                 slices[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+            case "i":
+                assert event["s"] == "t"
+                assert (event["pid"], event["tid"]) in named
             case "C":
                 assert all(type(value) is int and value >= 0 for value in event["args"].values()), event
                 assert event["args"]
