@@ -40,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mlc_jitd import once  # noqa: PLC0415
 
         return once.main()
+    if arguments.verb == "worker":
+        _log_to(None, level=logging.WARNING)
+        from mlc_jitd import farmhand  # noqa: PLC0415
+
+        return farmhand.main(arguments.url, arguments.jobs)
     if arguments.verb == "doctor":
         logs.set_up(None, level=logging.ERROR)
         from mlc_jitd import doctor  # noqa: PLC0415
@@ -61,6 +66,9 @@ def command_line() -> argparse.ArgumentParser:
     _add_settings(run)
     verbs.add_parser("once", help="answer one request from standard input without a daemon (for the client library)")
     verbs.add_parser("doctor", help="print what this host has and what is wrong, as JSON (`mlc-jit doctor` shows it)")
+    worker = verbs.add_parser("worker", help="compile for others, as a worker of a Dask cluster")
+    worker.add_argument("url", metavar="URL", help="the scheduler: dask://host:port")
+    worker.add_argument("--jobs", type=int, default=0, help="compiles at a time; 0 for what the cores allow")
     from mlc_jitd import upkeep  # noqa: PLC0415 - it only lists its modules
 
     for name in upkeep.modules():

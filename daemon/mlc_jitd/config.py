@@ -215,6 +215,19 @@ class Settings:
         "for itself",
         page="leases.md",
     )
+    executor: str = _setting(
+        "",
+        "who compiles: `dask://host:port` sends compiles to the workers of a Dask cluster (`dasks://` with TLS); empty "
+        "for this host",
+        kind=values.FARM,
+        page="farm.md",
+    )
+    executor_fallback: str = _setting(
+        "local",
+        "what follows when the farm can't: `local` compiles here, `fail` is an error",
+        kind=values.words({each: each for each in ("local", "fail")}),
+        page="farm.md",
+    )
 
     mode: str = _setting(
         "user",

@@ -1,6 +1,6 @@
-"""Other hosts that may compile the same thing: what `work` and the engine know of them.
+"""Other hosts that compile, the same for themselves or on demand: what `work` and the engine know of them.
 
-`fleet` implements it, where a bucket is set whose engine can be relied on. What does not belong here: buckets.
+`fleet` implements it, where a bucket or a farm is set. What does not belong here: buckets, clusters.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mlc_jitd.build import StopSignal
     from mlc_jitd.identity import Identity
-    from mlc_jitd.store import Entry
+    from mlc_jitd.store import About, Entry
     from mlc_jitd.toolchains.base import Stage
 
 ELSEWHERE = "elsewhere"
@@ -33,11 +33,24 @@ class Lease(Protocol):
         """There is no library: the compiler failed, or this host gave up and others may try. Never waits."""
 
 
+class NoLease:
+    """A lease of nothing: this host compiles for itself."""
+
+    def tell(self, stage: Stage) -> None:
+        """Nobody listens."""
+
+    def made(self) -> None:
+        """Nobody waits."""
+
+    def end(self, how: Literal["failed", "released"]) -> None:
+        """Nothing is held."""
+
+
 @runtime_checkable
 class Away(Protocol):
     """Another host compiles it."""
 
-    def wait(self, report: Callable[[Stage], None], stop: StopSignal) -> Entry | None:
+    def wait(self, report: Callable[[Stage], None], stop: StopSignal) -> Came | None:
         """Wait until there is something to do; hold no cores meanwhile.
 
         Args:
@@ -46,14 +59,18 @@ class Away(Protocol):
 
         Returns:
             The library, published here; ``None`` if this host should try again to compile it, or ``stop`` said so.
+
+        Raises:
+            JitError: There is none to be had.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """The library has come meanwhile."""
+    """The library has come meanwhile; ``compiled``: it was made for this host, which shares it as its own."""
 
     entry: Entry
+    compiled: bool = False
 
 
 class Fellows(Protocol):
@@ -61,6 +78,44 @@ class Fellows(Protocol):
 
     def take(self, identity: Identity, stop: StopSignal) -> Lease | Away | Came:
         """Who compiles this? Takes some requests' time. The caller holds the key's lock, and cores."""
+
+    def counters(self) -> dict[str, int]:
+        """How often what happened."""
+
+
+class FarmError(Exception):
+    """A compile farm could not; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A library that a farm made, and what there is to say of it."""
+
+    library: bytes
+    about: About
+
+
+class Farm(Protocol):
+    """Compiles elsewhere, on demand. From any thread."""
+
+    def compile(
+        self,
+        identity: Identity,
+        *,
+        model_path: str,
+        device: str,
+        redo: bool,
+        accelerated: bool,
+        background: bool,
+        report: Callable[[Stage], None],
+        stop: StopSignal,
+    ) -> Crop:
+        """Have something compiled, and wait for it.
+
+        Raises:
+            FarmError: The farm could not, or ``stop`` said so.
+            JitError: It was tried there and failed.
+        """
 
     def counters(self) -> dict[str, int]:
         """How often what happened."""

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 from mlc_jit import messages as m
 from mlc_jit.errors import RequestError
+from mlc_jitd.farming import Farming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mlc_jitd.config import Settings
     from mlc_jitd.engine import Engine
+    from mlc_jitd.farming import Fallback
+    from mlc_jitd.fleet.farm import DaskFarm
     from mlc_jitd.fleet.leasing import Leasing
     from mlc_jitd.fleet.member import Member
     from mlc_jitd.fleet.tier import Tier
@@ -42,6 +45,8 @@ class Membership:
         self._leasing: Leasing | None = None
         self._member: Member | None = None
         self._tasks: list[Callable[[], object]] = []
+        self._farm = _farm(settings)
+        work.farming = None if self._farm is None else Farming(self._farm, _fallback(settings))
         if not self._url:
             return
         from mlc_jitd.fleet.joining import join, lease  # noqa: PLC0415 - most hosts are in none
@@ -96,6 +101,8 @@ class Membership:
             self._member.close()
         if self._leasing is not None:
             self._leasing.close()
+        if self._farm is not None:
+            self._farm.close()
 
     def _later(self, what: str, task: Callable[[], object]) -> None:
         if self._member is not None:
@@ -108,3 +115,15 @@ class Membership:
             return message
         report = m.RemoteReport(url=self._url, state="unusable", role="", detail=self._trouble)
         return dataclasses.replace(message, remote=report)
+
+
+def _farm(settings: Settings) -> DaskFarm | None:
+    if not settings.executor:
+        return None
+    from mlc_jitd.fleet.farm import DaskFarm  # noqa: PLC0415 - most hosts have none
+
+    return DaskFarm(settings.executor)
+
+
+def _fallback(settings: Settings) -> Fallback:
+    return "fail" if settings.executor_fallback == "fail" else "local"

@@ -212,9 +212,9 @@ class _Once:
     def _build(self, order: Order, report: Report, seen: Alone) -> Built:
         try:
             while isinstance(built := self.work.build(order, report, self.stop), Away):
-                entry = built.wait(report, self.stop)
-                if entry is not None:
-                    built = Built(entry, compiled=False)
+                came = built.wait(report, self.stop)
+                if came is not None:
+                    built = Built(came.entry, compiled=came.compiled)
                     break
         except JitError as error:
             seen.ended(error)

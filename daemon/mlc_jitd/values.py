@@ -122,6 +122,12 @@ def _prom(text: str) -> str:
     return text
 
 
+def _farm(text: str) -> str:
+    if text and not re.fullmatch(r"dasks?://[^/\s:]+:\d+", text):
+        raise ValueError("an address like dask://host:8786, or dasks:// with TLS")
+    return text
+
+
 def _size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -171,6 +177,9 @@ FOLDERS = Kind(_folders)
 
 OPTIONAL_FOLDERS = Kind(lambda text: _folders(text) if text else text)
 """As ``FOLDERS``, or none."""
+
+FARM = Kind(_farm)
+"""The address of a compile farm, or empty."""
 
 BUCKET = Kind(_bucket)
 """The address of an object store, or empty."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import (
@@ -21,7 +22,7 @@ from mlc_jit.errors import (
     JitError,
 )
 from mlc_jitd.compiling import TOOLCHAIN_CHANGED
-from mlc_jitd.fellows import Away, Came
+from mlc_jitd.fellows import Away, Came, NoLease
 from mlc_jitd.identity import end_helpers
 from mlc_jitd.known import Known
 from mlc_jitd.store import Found
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlc_jitd.compiling import Compiler, Order, Report
     from mlc_jitd.elsewhere import Elsewhere, Fetched
     from mlc_jitd.explain import Explanation
+    from mlc_jitd.farming import Farming, Make
     from mlc_jitd.fellows import Fellows, Lease
     from mlc_jitd.identity import Identifier, Identity, UpstreamName
     from mlc_jitd.store import Entry, KeyLock, Missing, Store
@@ -118,6 +120,8 @@ class Work:
         self.compiler = compiler
         self.known = Known(store, identifier.edits)
         self.upstream = Upstream(identifier, store)
+        self.farming: Farming | None = None
+        """Who compiles for this host."""
         self.fellows: Fellows | None = None
         """Other hosts that may compile the same."""
         self.elsewhere: Elsewhere | None = None
@@ -205,7 +209,7 @@ class Work:
                 if not order.redo or (waited and created >= order.asked_at):
                     return Built(answer.entry, compiled=False)
             if order.redo:
-                return Built(self.compiler.compile(order, report, stop), compiled=True)
+                return self._make(order, NoLease(), report, stop)
             if self.fellows is None:
                 fetched = (
                     None
@@ -214,13 +218,13 @@ class Work:
                 )
                 if fetched is not None and fetched.entry is not None:  # it came while this job was queued
                     return Built(fetched.entry, compiled=False)
-                return Built(self.compiler.compile(order, report, stop), compiled=True)
+                return self._make(order, NoLease(), report, stop)
             taken = self.fellows.take(order.identity, stop)
             if isinstance(taken, Came):
                 return Built(taken.entry, compiled=False)
             if isinstance(taken, Away):
                 return taken
-            return Built(self._compile(order, taken, report, stop), compiled=True)
+            return self._make(order, taken, report, stop)
         finally:
             lock.release()
 
@@ -228,22 +232,38 @@ class Work:
         """What the store, the kernels' store, the warm compilers and the fleet counted."""
         remote = {} if self.elsewhere is None else self.elsewhere.counters()
         leases = {} if self.fellows is None else self.fellows.counters()
-        return {**self.store.counters(), **self.compiler.counters(), **remote, **leases}
+        farm = {} if self.farming is None else self.farming.counters()
+        return {**self.store.counters(), **self.compiler.counters(), **remote, **leases, **farm}
 
     def close(self) -> None:
         """End the warm compilers, when no compile runs any more, and the compilers that are being asked something."""
         end_helpers()
         self.compiler.close()
 
-    def _compile(self, order: Order, lease: Lease, report: Report, stop: StopSignal) -> Entry:
-        """Compile, and let the other hosts know how that goes."""
+    def _make(self, order: Order, lease: Lease, report: Report, stop: StopSignal) -> Built | Away:
+        if self.farming is not None and self.farming.takes(order):
+            return self.farming.send(self.store, order, lease, take=self._take, under=self._under)
+        return Built(self._under(lease, partial(self.compiler.compile, order), report, stop), compiled=True)
+
+    def _under(self, lease: Lease, make: Make, report: Report, stop: StopSignal) -> Entry:
+        """Compile, and let the other hosts know how that goes.
+
+        Args:
+            lease: Ended, or kept until the library is shared.
+            make: Compiles and publishes.
+            report: Told each stage.
+            stop: Ends it.
+
+        Raises:
+            JitError: There is no library.
+        """
 
         def told(stage: Stage) -> None:
             lease.tell(stage)
             report(stage)
 
         try:
-            entry = self.compiler.compile(order, told, stop)
+            entry = make(told, stop)
         except CompileError as error:
             here_alone = isinstance(error, HERE_ALONE) or error.reason == TOOLCHAIN_CHANGED
             lease.end("released" if here_alone else "failed")

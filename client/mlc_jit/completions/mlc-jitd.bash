@@ -5,11 +5,12 @@
 #    source ~/.local/share/bash_completion/mlc-jitd
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_mlc_jitd_subparsers=(run once doctor adopt config export gc history import keep quarantine remote report trace verify)
+_shtab_mlc_jitd_subparsers=(run once doctor worker adopt config export gc history import keep quarantine remote report trace verify)
 
-_shtab_mlc_jitd_run_option_strings=(-h --help --log-file --detach --on-demand --jobs --cores-per-job --max-queued --compile-seconds --silence-seconds --drain-seconds --resolve-seconds --backoff-seconds --max-size --min-free --max-age-days --stale-days --grace-seconds --collect-seconds --prewarm --warm --warm-idle-seconds --upstream-names --idle-seconds --cgroup --acceleration --kernel-bytes --log-format --metrics --metrics-textfile --layers --remote --remote-write --remote-key --remote-trust --remote-seconds --remote-lease-seconds --mode --users --prewarmers --admins --toolchains --client-variables --user-jobs --user-bytes --user-connections)
+_shtab_mlc_jitd_run_option_strings=(-h --help --log-file --detach --on-demand --jobs --cores-per-job --max-queued --compile-seconds --silence-seconds --drain-seconds --resolve-seconds --backoff-seconds --max-size --min-free --max-age-days --stale-days --grace-seconds --collect-seconds --prewarm --warm --warm-idle-seconds --upstream-names --idle-seconds --cgroup --acceleration --kernel-bytes --log-format --metrics --metrics-textfile --layers --remote --remote-write --remote-key --remote-trust --remote-seconds --remote-lease-seconds --executor --executor-fallback --mode --users --prewarmers --admins --toolchains --client-variables --user-jobs --user-bytes --user-connections)
 _shtab_mlc_jitd_once_option_strings=(-h --help)
 _shtab_mlc_jitd_doctor_option_strings=(-h --help)
+_shtab_mlc_jitd_worker_option_strings=(-h --help --jobs)
 _shtab_mlc_jitd_adopt_option_strings=(-h --help)
 _shtab_mlc_jitd_config_option_strings=(-h --help)
 _shtab_mlc_jitd_export_option_strings=(-h --help)
@@ -26,7 +27,7 @@ _shtab_mlc_jitd_option_strings=(-h --help --version)
 
 
 
-_shtab_mlc_jitd_pos_0_choices=(run once doctor adopt config export gc history import keep quarantine remote report trace verify)
+_shtab_mlc_jitd_pos_0_choices=(run once doctor worker adopt config export gc history import keep quarantine remote report trace verify)
 
 _shtab_mlc_jitd_run__h_nargs=0
 _shtab_mlc_jitd_run___help_nargs=0
@@ -36,6 +37,8 @@ _shtab_mlc_jitd_once__h_nargs=0
 _shtab_mlc_jitd_once___help_nargs=0
 _shtab_mlc_jitd_doctor__h_nargs=0
 _shtab_mlc_jitd_doctor___help_nargs=0
+_shtab_mlc_jitd_worker__h_nargs=0
+_shtab_mlc_jitd_worker___help_nargs=0
 _shtab_mlc_jitd_adopt__h_nargs=0
 _shtab_mlc_jitd_adopt___help_nargs=0
 _shtab_mlc_jitd_config__h_nargs=0

@@ -50,8 +50,8 @@ function _shtab_mlc_jitd_using
   test "$_shtab_mlc_jitd_cmdpath" = "$argv"
 end
 
-set -g _shtab_mlc_jitd_commands run once doctor adopt config export gc history import keep quarantine remote report trace verify
-set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --log-format --max-age-days --max-queued --max-size --metrics --metrics-textfile --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-lease-seconds --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
+set -g _shtab_mlc_jitd_commands run once doctor worker adopt config export gc history import keep quarantine remote report trace verify
+set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --executor --executor-fallback --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --log-format --max-age-days --max-queued --max-size --metrics --metrics-textfile --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-lease-seconds --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
 
 complete -c mlc-jitd -e
 complete -c mlc-jitd -f
@@ -95,6 +95,8 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-key -x -d 'file of
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-trust -x -d 'whose libraries are taken from the bucket: public keys, or files of them, with `:` between them; `anyone` for everybody who can write there; empty for nobody but the own `remote_key`'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-seconds -x -d 'how long a miss may wait for the bucket before it is compiled'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-lease-seconds -x -d 'without a sign of life for so long, a host that compiles for the fleet counts as dead; 0: each host compiles for itself'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l executor -x -d 'who compiles: `dask://host:port` sends compiles to the workers of a Dask cluster (`dasks://` with TLS); empty for this host'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l executor-fallback -x -d 'what follows when the farm can'"'"'t: `local` compiles here, `fail` is an error'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l mode -x -d '`user`: serves the user that runs it and nobody else; `system`: serves the users of this host that are listed'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l users -x -d 'who may ask a system daemon for libraries: users, and groups as `@group`, by name or number'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l prewarmers -x -d 'who may besides pre-warm and pin there, likewise'
@@ -108,6 +110,9 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using once' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a doctor -d 'print what this host has and what is wrong, as JSON (`mlc-jit doctor` shows it)'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using doctor' -s h -l help -d 'show this help message and exit'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a worker -d 'compile for others, as a worker of a Dask cluster'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using worker' -s h -l help -d 'show this help message and exit'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using worker' -l jobs -x -d 'compiles at a time; 0 for what the cores allow'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a adopt -d 'work on the cache folder; what it says is JSON (`mlc-jit adopt` shows it)'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using adopt' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a config -d 'work on the cache folder; what it says is JSON (`mlc-jit config` shows it)'

@@ -347,13 +347,13 @@ def carry_out(
 def wait_for(away: Away, state: JobState, report: Report) -> Built | JitError | None:
     """Wait for another host's compile; ``None`` if the job is to be tried again. Raises nothing."""
     try:
-        entry = away.wait(report, state.stop)
+        came = away.wait(report, state.stop)
     except JitError as error:
         return error
     except Exception as error:
         logger.exception("another host's compile could not be waited for")
         return internal(error)
-    return None if entry is None else Built(entry, compiled=False)
+    return None if came is None else Built(came.entry, compiled=came.compiled)
 
 
 def demand_of(key: str, state: JobState, *, interactive: bool) -> Demand:

@@ -1,4 +1,4 @@
-"""A lease that this host has, kept alive by a thread of its own until its end; and the lease of nothing.
+"""A lease that this host has, kept alive by a thread of its own until its end.
 
 What does not belong here: how one is taken (`leasing`).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mlc_jitd.fleet.objects import AbsentError, RemoteError
 
@@ -32,19 +32,6 @@ PUBLISH_SECONDS = 300.0
 def place(key: str, generation: int) -> str:
     """The name of a generation's object; names sort as their numbers do."""
     return f"{LEASES}/{key}/{generation:08d}"
-
-
-class Alone:
-    """A lease of nothing: this host compiles for itself."""
-
-    def tell(self, stage: Stage) -> None:
-        """Nobody listens."""
-
-    def made(self) -> None:
-        """Nobody waits."""
-
-    def end(self, how: Literal["failed", "released"]) -> None:
-        """Nothing is held."""
 
 
 class Held:

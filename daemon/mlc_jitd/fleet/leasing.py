@@ -13,8 +13,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from mlc_jitd.fellows import ELSEWHERE, Came
-from mlc_jitd.fleet.held import LEASES, Alone, Held, place
+from mlc_jitd.fellows import ELSEWHERE, Came, NoLease
+from mlc_jitd.fleet.held import LEASES, Held, place
 from mlc_jitd.fleet.lease import (
     Claim,
     Create,
@@ -107,7 +107,7 @@ class Leasing:
         claim = self._claim(identity.key)
         if claim is None:
             there = self._fetch(identity, locked=True, known=RECENT_SECONDS)  # it may have come meanwhile
-            return Alone() if there is None else Came(there)
+            return NoLease() if there is None else Came(there)
         outcome, entry = self._drive(claim, claim.begin(time.monotonic()), identity, stop, locked=True)
         match outcome:
             case Have(generation):
@@ -122,9 +122,9 @@ class Leasing:
                 return Waiting(self, claim, identity)
             case Local():
                 self._without(identity.key, outcome)
-                return Alone()
+                return NoLease()
             case Turn():  # stopped: the compile will see that, too
-                return Alone()
+                return NoLease()
 
     def _claim(self, key: str) -> Claim | None:
         """The claim of a job that gets cores, the one of before if it has waited; None to compile without."""
@@ -321,9 +321,10 @@ class Waiting:
         self._claim = claim
         self._identity = identity
 
-    def wait(self, report: Callable[[Stage], None], stop: StopSignal) -> Entry | None:
+    def wait(self, report: Callable[[Stage], None], stop: StopSignal) -> Came | None:
         """See `Away`."""
-        return self._leasing.wait(self._claim, self._identity, report, stop)
+        entry = self._leasing.wait(self._claim, self._identity, report, stop)
+        return None if entry is None else Came(entry)
 
 
 def told(claim: Claim) -> Stage:

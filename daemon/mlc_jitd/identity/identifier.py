@@ -24,9 +24,10 @@ from mlc_jitd.identity.toolchain import ToolchainFacts, ToolchainFinder, check_i
 from mlc_jitd.toolchains import CompileJob
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from mlc_jit.messages import JitRequest
+    from mlc_jit.messages import JitRequest, ToolchainChoice
 
 LOOKS_AT_LOCAL_GPU = frozenset({"bert", "bert-bge", "llava", "phi3_v"})
 """Model types that ask for the local ``Target("cuda")`` whatever the target is."""
@@ -121,6 +122,15 @@ class Identifier:
         if prefix is None and asked.device in arguments.MOBILE and facts.name == "mlc_llm":
             prefix = self._upstream(asked, facts, (asked.device,))[0].prefix
         return _identity(asked, facts, target, tools, prefix, gpus=gpus)
+
+    def toolchain(self, python: str, choice: ToolchainChoice, environment: Mapping[str, str]) -> ToolchainFacts:
+        """The compiler that an interpreter has.
+
+        Raises:
+            ToolchainNotFoundError: It has none of that kind, or is no interpreter.
+        """
+        check_interpreter(python)
+        return self._toolchains.find(python, choice, dict(environment))
 
     def recheck(self, identity: Identity) -> bool:
         """Whether the toolchain, the host's tools and its GPUs are still what the identity says, by stat alone.

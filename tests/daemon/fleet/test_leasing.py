@@ -11,9 +11,9 @@ import pytest
 
 from harness.leftovers import until
 from mlc_jitd.build import StopSignal
-from mlc_jitd.fellows import Away, Came
+from mlc_jitd.fellows import Away, Came, NoLease
 from mlc_jitd.fleet import held as held_module
-from mlc_jitd.fleet.held import Alone, Held, place
+from mlc_jitd.fleet.held import Held, place
 from mlc_jitd.fleet.lease import Terms
 from mlc_jitd.fleet.leasing import Leasing
 from mlc_jitd.fleet.objects import DeniedError, FaultError, Objects, open_bucket
@@ -169,7 +169,7 @@ def test_a_compile_that_failed_is_tried_by_who_waited_without_a_lease(fleet: Fle
     thread.join(10)
 
     assert came == [None]
-    assert isinstance(two.take(IDENTITY, StopSignal()), Alone)
+    assert isinstance(two.take(IDENTITY, StopSignal()), NoLease)
     assert two.counters()["lease_without_failed_elsewhere"] == 1
     assert isinstance(three.take(IDENTITY, StopSignal()), Held), "who comes later tries under a lease"
 
@@ -205,7 +205,7 @@ def test_a_second_try_of_the_same_host_waits_for_its_own_last_word(fleet: Fleet)
 def test_a_reader_waits_for_builders_and_holds_nothing(fleet: Fleet) -> None:
     reader, builder = fleet.host("reader", writes=False), fleet.host("builder")
 
-    assert isinstance(reader.take(IDENTITY, StopSignal()), Alone)
+    assert isinstance(reader.take(IDENTITY, StopSignal()), NoLease)
     builder.take(IDENTITY, StopSignal())
     assert isinstance(reader.take(IDENTITY, StopSignal()), Away)
 
@@ -219,7 +219,7 @@ def test_a_bucket_in_trouble_means_that_each_host_compiles(fleet: Fleet) -> None
 
     wrapped.calls["list"] = fail
 
-    assert isinstance(one.take(IDENTITY, StopSignal()), Alone)
+    assert isinstance(one.take(IDENTITY, StopSignal()), NoLease)
     assert one.counters()["lease_without_store_fault"] == 1
 
 
@@ -262,7 +262,7 @@ def test_an_engine_that_overwrites_gets_no_leases(fleet: Fleet) -> None:
     assert state == "off"
     assert "If-None-Match" in why
     host = fleet.host("gpu-1", bucket=wrapped)
-    assert isinstance(host.take(IDENTITY, StopSignal()), Alone)
+    assert isinstance(host.take(IDENTITY, StopSignal()), NoLease)
     assert host.counters()["lease_without_reliance"] == 1
 
 

@@ -1,0 +1,172 @@
+"""A real Dask scheduler and workers: compiled there once, whoever asks; and what follows when the farm can't."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.leftovers import until
+
+if TYPE_CHECKING:
+    from harness.daemons import Place
+    from harness.hosts import Host
+
+pytest.importorskip("distributed", reason="the extra `farm` is not installed")
+pytestmark = pytest.mark.timeout(180)  # Dask's processes take seconds to start, more on a busy host
+
+
+@dataclass
+class Farm:
+    """A scheduler and its workers."""
+
+    place: Place
+    port: int
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"dask://127.0.0.1:{self.port}"
+
+    def start(self, name: str, *words: str, **variables: str) -> None:
+        with (self.place.root / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.place.root,
+                env={**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1", **variables},
+            )
+
+    def scheduler(self) -> None:
+        place = [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--no-dashboard",
+            "--dashboard-address",
+            "127.0.0.1:0",
+        ]
+        self.start("scheduler", "-m", "distributed.cli.dask_scheduler", *place)
+
+    def worker(self, name: str) -> None:
+        home = self.place.folder(f"{name}-home")
+        own = {"MLC_LLM_HOME": str(home), "MLC_JITD_PYTHON": sys.executable}
+        self.start(name, "-P", "-m", "mlc_jitd", "worker", self.url, "--jobs", "1", **own)
+
+    def log(self, name: str) -> str:
+        return (self.place.root / f"{name}.log").read_text(errors="replace")
+
+    def wait_for(self, *names: str) -> None:
+        for name in names:
+            until(lambda name=name: "Registered to" in self.log(name), 60, what=f"the worker {name}")
+
+    def end(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def farm(place, unused_port, double):
+    found = Farm(place, unused_port)
+    found.scheduler()
+    yield found
+    for name in list(found.processes):
+        found.end(name)
+
+
+def job(host: Host) -> dict[str, Any]:
+    jobs = host.status()["jobs"]
+    return jobs[0] if jobs else {}
+
+
+def test_a_farm_compiles_once_for_two_daemons_and_tells_how_far_it_is(farm, host, double):
+    farm.worker("w1")
+    farm.worker("w2")
+    farm.wait_for("w1", "w2")
+    one, two = (host(name, MLC_JITD_EXECUTOR=farm.url, MLC_JITD_JOBS="1") for name in ("one", "two"))
+    for each in (one, two):
+        each.start()
+    model = double.model("shared", {"wait_for": double.gate()})
+    first, second = one.ask(model), two.ask(model)
+    until(lambda: all("on " in job(each).get("detail", "") for each in (one, two)), 60, what="progress from the worker")
+    # Its only place is free: another one goes to the other worker at the same time.
+    other = one.ask(double.model("other", context_window_size=96))
+    assert Path(other.path(60)).parent == one.library
+    assert len(double.starts()) == 2
+    double.gate().touch()
+    paths = [Path(each.path(60)) for each in (first, second)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert [path.parent for path in paths] == [one.library, two.library]
+    assert len(double.starts()) == 2
+    assert f"{farm.url}, compiled by " in two.manifest()["origin"]
+    assert two.manifest()["compile"]["seconds"] > 0
+    assert one.status()["counters"]["farm_compiles"] == 2
+
+
+def test_a_worker_killed_in_mid_compile_is_replaced_by_another(farm, host, double):
+    farm.worker("w1")
+    farm.wait_for("w1")
+    one = host("one", MLC_JITD_EXECUTOR=farm.url)
+    one.start()
+    model = double.model("shared", {"wait_for": double.gate()})
+    asked = one.ask(model)
+    until(double.starts, 60)
+    farm.worker("w2")
+    farm.wait_for("w2")
+    farm.end("w1")
+    until(lambda: len(double.starts()) == 2, 60, what="the second try")
+    double.gate().touch()
+    assert asked.path(60)
+    assert one.status()["counters"]["farm_compiles"] == 1
+
+
+def test_a_failure_there_is_the_failure_of_who_asked(farm, host, double):
+    farm.worker("w1")
+    farm.wait_for("w1")
+    one = host("one", MLC_JITD_EXECUTOR=farm.url)
+    one.start()
+    error = one.ask(double.model("bad", {"raise": "no such kernel"})).error(60)
+    assert error["error"] == "CompileError"
+    assert "no such kernel" in error["text"]
+    assert len(double.starts()) == 1
+
+
+def test_without_a_farm_the_host_compiles_or_says_so(farm, host, double):
+    """No worker, then no scheduler; and where that shall be an error."""
+    one, strict = host("one", MLC_JITD_EXECUTOR=farm.url), host("strict", MLC_JITD_EXECUTOR=farm.url)
+    strict.variables["MLC_JITD_EXECUTOR_FALLBACK"] = "fail"
+    for each in (one, strict):
+        each.start()
+    assert one.ask(double.model("a", context_window_size=96)).path(60)
+    error = strict.ask(double.model("b", context_window_size=97)).error(60)
+    assert "it has no workers" in error["text"]
+    assert "executor_fallback" in error["text"]
+    farm.end("scheduler")
+    assert one.ask(double.model("c", context_window_size=98)).path(90)
+    assert one.status()["counters"]["farm_faults"] >= 2
+    assert len(double.starts()) == 2
+
+
+def test_a_scheduler_lost_in_mid_compile_is_not_waited_for(farm, host, double):
+    farm.worker("w1")
+    farm.wait_for("w1")
+    one = host("one", MLC_JITD_EXECUTOR=farm.url)
+    one.start()
+    asked = one.ask(double.model("shared", {"wait_for": double.gate()}))
+    until(double.starts, 60)
+    began = time.monotonic()
+    farm.end("scheduler")
+    until(lambda: len(double.starts()) == 2, 90, what="a compile of its own")
+    assert time.monotonic() - began < 90
+    double.gate().touch()
+    assert asked.path(60)
