@@ -83,6 +83,7 @@ STANDS_FOR = {
     "FILE.toml|MODEL": shtab.FILE,
     "KEY|FILE": {"bash": "_mlc_jit_files_and_keys", "zsh": "_mlc_jit_files_and_keys", "fish": _FISH_FILES_AND_KEYS},
     "PROGRAM": shtab.FILE,
+    "URL": {},
 }
 """How a word is completed, by what the help calls it."""
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return once.main()
     if arguments.verb == "worker":
-        _log_to(None, level=logging.WARNING)
+        logs.set_up(None, level=logging.WARNING)
         from mlc_jitd import farmhand  # noqa: PLC0415
 
         return farmhand.main(arguments.url, arguments.jobs)

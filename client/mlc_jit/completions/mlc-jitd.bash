@@ -25,7 +25,7 @@ _shtab_mlc_jitd_trace_option_strings=(-h --help)
 _shtab_mlc_jitd_verify_option_strings=(-h --help)
 _shtab_mlc_jitd_option_strings=(-h --help --version)
 
-
+_shtab_mlc_jitd_worker_pos_0_COMPGEN=''
 
 _shtab_mlc_jitd_pos_0_choices=(run once doctor worker adopt config export gc history import keep quarantine remote report trace verify)
 
