@@ -29,8 +29,9 @@ from common import TINY, rows
 
 UPSTREAM = """
 import sys
+from pathlib import Path
 from mlc_llm.interface.jit import jit
-print(jit(sys.argv[1], {}, sys.argv[2]).model_lib_path)
+print(jit(Path(sys.argv[1]), {}, sys.argv[2]).model_lib_path)
 """
 OURS = """
 import sys
@@ -51,6 +52,8 @@ def main() -> int:
     parser.add_argument("--processes", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if missing := [name for name in given.passed if name not in os.environ]:
+        parser.error(f"--pass names what is not set: {', '.join(missing)}")
     folder = Path(tempfile.mkdtemp(prefix="mlcjit", dir="/tmp"))
     try:
         report = {"processes": [measure(folder / str(count), given, count) for count in given.processes]}
