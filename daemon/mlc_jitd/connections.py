@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+MOST = 1024
 _REPORT = struct.Struct("=hi")
 """An event and its descriptor: the first frame of ZeroMQ's report (zmq_socket_monitor(3)). pyzmq's own reader of it
 imports asyncio, which takes 8 MB of the daemon's memory."""
@@ -47,9 +48,15 @@ class Connections:
         """What to poll: readable when there is something to take in."""
         return self._reports
 
-    def take(self) -> None:
-        """Take in what ZeroMQ told."""
-        while self._reports.poll(0):
+    def take(self, most: int = MOST) -> None:
+        """Take in what ZeroMQ told.
+
+        Args:
+            most: Reports; who connects again and again must not keep the thread here.
+        """
+        for _ in range(most):
+            if not self._reports.poll(0):
+                return
             event, descriptor = _REPORT.unpack(self._reports.recv_multipart()[0])
             if event == zmq.EVENT_ACCEPTED:
                 self._open.add(descriptor)

@@ -42,6 +42,9 @@ TICK_SECONDS = 1.0
 GUARDED_BYTES, GUARDED_UNREAD = 256 << 10, 16
 """The longest message, and how many of one connection may wait to be looked at, where strangers may connect."""
 
+REPORTS = 16
+"""Connections that came or went, looked at before messages get their turn."""
+
 MAX_UNREAD = 1000
 """Messages that may wait in either direction on one connection; replies beyond that are dropped and counted."""
 
@@ -259,7 +262,7 @@ class Server:
         """Let the guard look around; seconds until it wants to again."""
         if self._guard is None:
             return 60.0
-        self._connections.take()
+        self._connections.take(REPORTS)
         return self._guard.look()
 
     def _receive(self) -> None:

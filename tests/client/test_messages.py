@@ -24,6 +24,9 @@ from mlc_jit.errors import CompileError, JitError, NotCachedError, ProtocolError
 
 GOLDEN: dict[str, str] = json.loads((Path(__file__).parent / "golden" / "protocol-1.json").read_text())
 BOTH = {**m.REQUESTS, **m.REPLIES}
+CASES = int(os.environ.get("MLC_JITD_TEST_FUZZ", "300"))
+"""Of each fuzz test; more by hand: ``MLC_JITD_TEST_FUZZ=20000``, with ``-k fuzz --timeout 900``."""
+
 quick = settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 VALUES: dict[str, m.Message] = {
@@ -442,13 +445,13 @@ def _judged(payload: bytes) -> None:
         assert isinstance(message, m.Message)
 
 
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=CASES)
 @given(st.binary(max_size=200))
 def test_fuzz_random_bytes(payload: bytes) -> None:
     _judged(payload)
 
 
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=CASES)
 @given(st.sampled_from(sorted(GOLDEN)), st.data())
 def test_fuzz_changed_messages(name: str, data: st.DataObject) -> None:
     payload = bytearray.fromhex(GOLDEN[name])
@@ -471,7 +474,7 @@ _anything = st.recursive(
 _names = sorted({each.name for cls in BOTH.values() for each in dataclasses.fields(cls)})
 
 
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=CASES)
 @given(st.sampled_from(sorted(BOTH)), st.dictionaries(st.sampled_from(_names), _anything, max_size=8), _anything)
 def test_fuzz_values_of_every_type_in_every_field(verb: str, fields: dict[str, Any], other: Any) -> None:
     _judged(msgpack.packb({"verb": verb, "id": 1, **fields}))

@@ -108,6 +108,20 @@ except OSError as error:
     print(json.dumps(sent))
 """
 
+CONNECTS = """
+given_up = time.monotonic() + 6
+n = 0
+while time.monotonic() < given_up:
+    s = socket.socket(socket.AF_UNIX)
+    try:
+        s.connect(str(locations.locate().socket))
+        n += 1
+    except OSError:
+        pass
+    s.close()
+print(json.dumps(n))
+"""
+
 SILENT = """
 held = []
 ended = 0
@@ -172,7 +186,9 @@ for reply in channel.query(locations.locate().socket, lambda id_: m.StatusReques
 
 
 @pytest.mark.parametrize(
-    ("what", "least"), [(MALFORMED, 10_000), (STATUSES, 1), (ENDLESS, 1)], ids=["malformed", "statuses", "endless"]
+    ("what", "least"),
+    [(MALFORMED, 10_000), (STATUSES, 1), (ENDLESS, 1), (CONNECTS, 50)],
+    ids=["malformed", "statuses", "endless", "connects"],
 )
 def test_a_flood(served, what, least):
     daemon, alice, eve = served
