@@ -74,6 +74,7 @@ class FaultyS3:
     fault: Fault = field(default_factory=Fault)
     requests: list[str] = field(default_factory=list)
     conditional: bool = True
+    host: str = "127.0.0.1"
     port: int = 0
 
     def __enter__(self) -> Self:
@@ -95,7 +96,7 @@ class FaultyS3:
         class Handler(_Handler):
             s3 = owner
 
-        self._server = _Server(("127.0.0.1", self.port), Handler)
+        self._server = _Server((self.host, self.port), Handler)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="faulty-s3")
         self._thread.start()
