@@ -111,6 +111,10 @@ def test_a_farm_compiles_once_for_two_daemons_and_tells_how_far_it_is(farm, host
     assert f"{farm.url}, compiled by " in two.manifest()["origin"]
     assert two.manifest()["compile"]["seconds"] > 0
     assert one.status()["counters"]["farm_compiles"] == 2
+    error = one.ask(double.model("bad", {"raise": "no such kernel"})).error(60)
+    assert error["error"] == "CompileError", "a failure there is the failure of who asked"
+    assert "no such kernel" in error["text"]
+    assert len(double.starts()) == 3
 
 
 def test_a_worker_killed_in_mid_compile_is_replaced_by_another(farm, host, double):
@@ -128,17 +132,6 @@ def test_a_worker_killed_in_mid_compile_is_replaced_by_another(farm, host, doubl
     double.gate().touch()
     assert asked.path(60)
     assert one.status()["counters"]["farm_compiles"] == 1
-
-
-def test_a_failure_there_is_the_failure_of_who_asked(farm, host, double):
-    farm.worker("w1")
-    farm.wait_for("w1")
-    one = host("one", MLC_JITD_EXECUTOR=farm.url)
-    one.start()
-    error = one.ask(double.model("bad", {"raise": "no such kernel"})).error(60)
-    assert error["error"] == "CompileError"
-    assert "no such kernel" in error["text"]
-    assert len(double.starts()) == 1
 
 
 def test_without_a_farm_the_host_compiles_or_says_so(farm, host, double):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.buckets import settings_of
 from harness.leftovers import until
 from mlc_jitd.build import StopSignal
 from mlc_jitd.fellows import Away, Came, NoLease
@@ -16,7 +22,7 @@ from mlc_jitd.fleet import held as held_module
 from mlc_jitd.fleet.held import Held, place
 from mlc_jitd.fleet.lease import Terms
 from mlc_jitd.fleet.leasing import Leasing
-from mlc_jitd.fleet.objects import DeniedError, FaultError, Objects, open_bucket
+from mlc_jitd.fleet.objects import DeniedError, FaultError, Objects, RemoteError, open_bucket
 from mlc_jitd.fleet.record import Record
 from mlc_jitd.fleet.reliance import Reliance, probe
 from mlc_jitd.toolchains.base import Stage
@@ -322,3 +328,39 @@ def test_an_engine_that_does_not_answer_is_asked_again_later(fleet: Fleet, monke
     reliance.ask()
 
     assert reliance.state == "full"
+
+
+def test_rclones_s3_server_ignores_if_none_match_and_gets_no_leases(
+    place, unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine that is known to lie; where a later one does not, this says so."""
+    program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None or b"serve s3" not in subprocess.run(
+        [program, "serve", "s3", "--help"], capture_output=True, check=False
+    ).stdout.replace(b"rclone ", b""):
+        pytest.skip("no rclone here that can serve S3 (1.65 or later)")
+    (place.folder("served") / "tier").mkdir()
+    address = f"127.0.0.1:{unused_port}"
+    with (place.root / "rclone.log").open("ab") as log:
+        words = [program, "serve", "s3", "--addr", address, "--auth-key", "testkey,testsecret", place.root / "served"]
+        server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        for name, value in settings_of(f"http://{address}").items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        bucket = open_bucket("s3://tier/fleet")
+        until(lambda: _serves(bucket), what="rclone")
+        state, why = probe(bucket)
+    finally:
+        server.terminate()
+        server.wait(10)
+    assert state == "off"
+    assert "If-None-Match" in why
+
+
+def _serves(bucket: Objects) -> bool:
+    try:
+        bucket.put("ready", b"")
+    except RemoteError:
+        return False
+    return True
