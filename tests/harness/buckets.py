@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,7 +28,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 BUCKET = "tier"
 
@@ -59,7 +60,7 @@ class Fault:
     seconds: float = 0.0
     torn: bool = False
     wrong: bool = False
-    methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "DELETE")
+    methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "POST", "DELETE")
 
 
 @dataclass
@@ -158,6 +159,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._serve(self._put)
 
+    def do_POST(self) -> None:
+        """Several objects removed at once."""
+        self._serve(self._delete_many)
+
     def do_DELETE(self) -> None:
         self._serve(self._delete)
 
@@ -204,6 +209,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.s3.objects[name] = body
         self._answer(200, b"", tag=_tag(body))
+
+    def _delete_many(self, _name: str, body: bytes, _fault: Fault) -> None:
+        for name in re.findall(r"<Key>([^<]*)</Key>", body.decode()):
+            self.s3.objects.pop(unescape(name), None)
+        self._answer(200, b"<DeleteResult></DeleteResult>")
 
     def _delete(self, name: str, _body: bytes, _fault: Fault) -> None:
         self.s3.objects.pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlc_jit import messages as m
@@ -14,7 +15,7 @@ from mlc_jit.locations import locate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["answer", "duration", "size", "table"]
+__all__ = ["answer", "duration", "shortened", "size", "table"]
 
 R = TypeVar("R", bound=m.Message)
 
@@ -40,6 +41,11 @@ def answer(message: Callable[[int], m.Message], kind: type[R], *, silence: float
                 remedy="`mlc-jit stop` ends it; the next request starts this version's.",
             )
     raise ProtocolError("The daemon's answer was of another kind.")
+
+
+def shortened(text: str) -> str:
+    """A text with its digests cut to what people can compare."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", text)
 
 
 def table(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlc_jit.cli.asking import duration, size, table
+from mlc_jit.cli.asking import duration, shortened, size, table
 from mlc_jit.cli.upkeep import upkeep
 from mlc_jit.errors import RequestError
 
@@ -140,7 +140,9 @@ def _listed(report: dict[str, Any], now: float) -> str:
         for each in report["libraries"]
         if not each["refused"]
     ]
-    refused = [f"refused  {each['name']}: {each['refused']}" for each in report["libraries"] if each["refused"]]
+    refused = [
+        shortened(f"refused  {each['name']}: {each['refused']}") for each in report["libraries"] if each["refused"]
+    ]
     total = sum(each["stored"] for each in report["libraries"] if not each["refused"])
     count = len(rows) - 1
     last = f"{_counted(count)} in {report['url']}, {size(total)} stored."
@@ -163,11 +165,12 @@ def _verified(report: dict[str, Any], width: int) -> str:
     lines = []
     for each in report["wrong"]:
         said = f"{each['name']}: {each['why']}{' (removed)' if each['removed'] else ''}"
-        lines += textwrap.wrap(said, width, initial_indent="wrong    ", subsequent_indent=" " * 9)
+        lines += textwrap.wrap(shortened(said), width, initial_indent="wrong    ", subsequent_indent=" " * 9)
     last = f"{_counted(report['libraries'])} in {report['url']}, {size(report['bytes'])}: "
     last += f"{len(report['wrong'])} wrong." if report["wrong"] else "nothing is wrong."
     if report["strays"]:
-        last += f" {report['strays']} blobs ({size(report['stray_bytes'])}) belong to none (`mlc-jit remote gc`)."
+        blobs = f"{report['strays']} blob{'s'[: report['strays'] != 1]} ({size(report['stray_bytes'])})"
+        last += f" {blobs} without a library (`mlc-jit remote gc`)."
     return "\n".join([*lines, *textwrap.wrap(last, width)])
 
 

@@ -15,7 +15,7 @@ from mlc_jit import messages as m
 from mlc_jit._version import __version__
 from mlc_jit.bars import clock
 from mlc_jit.cli import screens
-from mlc_jit.cli.asking import answer, duration, size, table
+from mlc_jit.cli.asking import answer, duration, shortened, size, table
 from mlc_jit.cli.screens import counted
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _remote(remote: m.RemoteReport, count: Callable[..., int]) -> list[tuple[str
     named = {"failed": "remote_failed", "refused": "remote_refused", "not put there": "remote_unwritten"}
     facts += [f"{number} {what}" for what, name in named.items() if (number := count(name, 0))]
     lines = [("remote", f"{remote.url} ({remote.role}): {state}"), ("", ", ".join(facts))]
-    lines += [("", f"refused: {each}") for each in remote.refused]
+    lines += [("", f"refused: {shortened(each)}") for each in remote.refused]
     return lines + ([("", f"no leases: {remote.leases}")] if remote.leases else [])
 
 

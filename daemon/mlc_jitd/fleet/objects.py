@@ -19,8 +19,10 @@ CONNECT_SECONDS = 3.0
 STALL_SECONDS = 5.0
 """How long a server may send nothing at all; a body that flows may take as long as `Limits.seconds`."""
 
-_NOISE = re.compile(r"^Generic \w+ error: |Error performing [A-Z]+ \S+ in |Object at location \S+ |: <.*$")
+_NOISE = re.compile(r"^Generic \w+ error: |Error performing list request: |Object at location \S+ |: <.*$")
 """What says once more which object it was, or that a library raised it."""
+
+_TOOK = re.compile(r"Error performing [A-Z]+ \S+ in (\S+) - ")
 
 CHUNK_BYTES = 1 << 20
 LIST_CHUNK = 1000
@@ -266,4 +268,5 @@ def _declared(doing: str, *, create: bool = False, tag: str = "") -> Iterator[No
 def _words(doing: str, error: BaseException) -> str:
     """The first line of what a library says; what follows is for its own developers."""
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{doing}: {_NOISE.sub('', said)[:300]}"
+    said = _TOOK.sub(r"after \1: ", _NOISE.sub("", said))
+    return f"{doing}: {said[:300]}"

@@ -186,7 +186,8 @@ class Tier:
         self.count("remote_refused")
         logger.warning("%s/%s was refused: %s", self.url, name, why)
         with self._lock:
-            self.refusals[:] = [*self.refusals[1 - REFUSALS_KEPT :], Refusal(name, why, time.time())]
+            others = [each for each in self.refusals if (each.name, each.why) != (name, why)]
+            self.refusals[:] = [*others[1 - REFUSALS_KEPT :], Refusal(name, why, time.time())]
 
     def count(self, name: str, by: int = 1) -> None:
         """Count something."""

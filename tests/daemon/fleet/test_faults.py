@@ -32,7 +32,7 @@ def shared(host, s3, keys, double, client):
     build, other = host("build", **both), host("other", **both)
     models = [double.model(f"m{number}", context_window_size=100 + number) for number in range(len(FAULTS) + 2)]
     build.start()
-    client.fleet(models, **build.variables).paths()
+    client.fleet(models, **build.variables).paths(limit=60)
     until(lambda: len(s3.names("fleet/v1/libraries")) == len(models), what="the libraries in the bucket")
     build.daemons[0].stop()
     other.start()

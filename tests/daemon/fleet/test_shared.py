@@ -60,7 +60,7 @@ def test_many_on_a_host_fetch_once_and_nobody_compiles(pair, s3, double, client)
     for model in models:
         build.ask(model).path()
     until(lambda: len(s3.names("fleet/v1/libraries")) == 3, what="the libraries in the bucket")
-    paths = client.fleet([model for model in models for _ in range(4)], **read.variables).paths()
+    paths = client.fleet([model for model in models for _ in range(4)], **read.variables).paths(limit=60)
     assert len(set(paths)) == 3
     assert len(double.starts()) == 3
     assert read.status()["counters"]["remote_hits"] == 3
@@ -96,7 +96,7 @@ def test_what_should_not_be_believed_is_refused_named_and_compiled_here(pair, s3
     models = [double.model(f"m{number}", context_window_size=100 + number) for number in range(7)]
     stranger = host("stranger", **settings_of(s3.endpoint, "theirs"), **keys("other")[0])
     stranger.start()
-    libraries = client.fleet(models, **build.variables).paths()
+    libraries = client.fleet(models, **build.variables).paths(limit=60)
     stranger.ask(models[4]).path()
     until(lambda: len(s3.names("fleet/v1/libraries")) == 7, what="the libraries in the bucket")
     until(lambda: bool(s3.names("theirs/v1/libraries")), what="the stranger's library")
@@ -112,7 +112,7 @@ def test_what_should_not_be_believed_is_refused_named_and_compiled_here(pair, s3
     s3.objects[theirs] = s3.objects[s3.names("theirs/v1/libraries")[0]]
     s3.objects[garbage] = b"\x00" * 100
     before = len(double.starts())
-    got = client.fleet(models, **read.variables).paths()
+    got = client.fleet(models, **read.variables).paths(limit=60)
     assert {Path(path).parent for path in got} == {read.library}
     assert len(double.starts()) == before + 6
     status, log = read.status(), read.log()
