@@ -324,6 +324,22 @@ def test_a_host_that_shrank_for_a_moment_drops_nothing() -> None:
     assert started(queue, card, now=40.0) == ["g"]
 
 
+# --- again ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_gave_its_place_back_comes_back_with_its_age_past_all_bounds() -> None:
+    queue = Queue(Settings(jobs=1, max_queued=1))
+    submit(queue, early := demand("a", submitted=0.0))
+    assert started(queue, host(8)) == ["a"]
+    assert queue.finished("a", 1.0), "another host compiles it"
+    submit(queue, demand("b", submitted=5.0))
+    assert isinstance(queue.submit(demand("c", submitted=6.0), host(8)), Busy)
+    assert isinstance(queue.again(early), Accepted)
+    assert started(queue, host(8), now=10.0) == ["a"]
+    with pytest.raises(ValueError, match="in the queue already"):
+        queue.again(early)
+
+
 # --- alone ----------------------------------------------------------------------------------------------------------
 
 
