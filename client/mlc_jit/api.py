@@ -5,35 +5,47 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlc_jit import log, settings
-from mlc_jit import messages as m
-from mlc_jit.asking import ask, ask_all
-from mlc_jit.conversation import OnProgress
-from mlc_jit.request import Question, device_text, make_request, question, read_config
+from mlc_jit import hit, log, settings
+from mlc_jit.request import device_text, make_request, question, read_config
 from mlc_jit.settings import jit_policy, silence_seconds
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Mapping
+    from pathlib import Path
 
+    from mlc_jit import messages as m
+    from mlc_jit.asking import ask, ask_all
+    from mlc_jit.conversation import OnProgress
     from mlc_jit.progress import ProgressLine
+    from mlc_jit.request import Question
 
 __all__ = [
-    "JITResult", "OnProgress", "ajit", "ask", "ask_all", "device_text", "jit", "jit_policy", "library",
-    "make_request", "read_config", "silence_seconds",
+    "JITResult", "ajit", "ask", "ask_all", "device_text", "jit", "jit_policy", "library", "make_request",
+    "read_config", "silence_seconds",
 ]  # fmt: skip
 
 
-@dataclass
 class JITResult:
-    """What ``jit()`` gives back; the same two fields, in the same order, as upstream's class of this name."""
+    """What ``jit()`` gives back; the same two fields, in the same order, as upstream's class of this name.
 
-    model_lib_path: str
-    system_lib_prefix: str | None = None
+    Compared and shown as that one, though no dataclass: see ``settings.Settings``.
+    """
+
+    __match_args__ = ("model_lib_path", "system_lib_prefix")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, model_lib_path: str, system_lib_prefix: str | None = None) -> None:
+        self.model_lib_path = model_lib_path
+        self.system_lib_prefix = system_lib_prefix
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"JITResult(model_lib_path={self.model_lib_path!r}, system_lib_prefix={self.system_lib_prefix!r})"
 
 
 def jit(
@@ -96,24 +108,36 @@ def library(
     logger: logging.Logger | None = None,
     on_progress: OnProgress | None = None,
     timeout: float | None = None,
-) -> m.Result:
-    """``jit()`` with all that is known of the library, and a logger of the caller's choice.
+) -> hit.Hit | m.Result:
+    """``jit()`` with a logger of the caller's choice.
 
     Raises:
         JitError: As ``jit()``.
     """
     if log_policy:
         tell_policy(logger)
-    watched = on_progress is None and on_terminal()
-    asked = question(model_path, overrides, device, system_lib_prefix, progress=watched or on_progress is not None)
-    deadline = deadline_of(timeout)
-    answer = _ask_on_terminal(asked, deadline) if watched else ask(asked, on_progress=on_progress, deadline=deadline)
+    found: hit.Hit | hit.Begun | None = None
+    quick = on_progress is None and timeout is None and settings.current().wait is None
+    if quick:
+        found = hit.again(model_path, overrides, device, system_lib_prefix)
+    if found is None:
+        progress = on_progress is not None or on_terminal()
+        asked = question(model_path, overrides, device, system_lib_prefix, progress=progress)
+        if quick:
+            found = hit.ask(asked, model_path, overrides, device, system_lib_prefix)
+    elif isinstance(found, hit.Begun):
+        asked = found.question
+    answer = found if isinstance(found, hit.Hit) else _ask(asked, found, on_progress, deadline_of(timeout))
     tell_answer(answer, logger)
     return answer
 
 
-def _ask_on_terminal(asked: Question, deadline: float | None) -> m.Result:
-    """Ask with a progress line, once there is progress: nothing is made or drawn for a hit."""
+def _ask(asked: Question, begun: hit.Begun | None, tell: OnProgress | None, deadline: float | None) -> m.Result:
+    """Ask what is no plain hit; on a terminal with a progress line, once there is progress."""
+    from mlc_jit.asking import ask  # noqa: PLC0415 - not for a hit
+
+    if tell is not None or not on_terminal():
+        return ask(asked, on_progress=tell, deadline=deadline, begun=begun)
     line: ProgressLine | None = None
 
     def show(step: m.Progress) -> None:
@@ -126,7 +150,7 @@ def _ask_on_terminal(asked: Question, deadline: float | None) -> m.Result:
         line(step)
 
     try:
-        return ask(asked, on_progress=show, deadline=deadline)
+        return ask(asked, on_progress=show, deadline=deadline, begun=begun)
     finally:
         if line is not None:
             line.__exit__(None, None, None)
@@ -180,6 +204,8 @@ def upstream(
     skip_log_jit_policy: bool,
 ) -> JITResult:
     """Upstream's own, as ``MLC_JITD=off`` asks for."""
+    from pathlib import Path  # noqa: PLC0415 - as below
+
     from mlc_jit import fallback  # noqa: PLC0415 - not for a hit
 
     done = fallback.upstream(
@@ -190,11 +216,11 @@ def upstream(
 
 def tell_policy(logger: logging.Logger | None = None) -> None:
     """Log the policy, as upstream does."""
-    policy = settings.current().policy or jit_policy()
+    policy = settings.current().policy or settings.jit_policy()
     log.info("MLC_JIT_POLICY = %s. Can be one of: ON, OFF, REDO, READONLY", policy, log=logger)
 
 
-def tell_answer(answer: m.Result, logger: logging.Logger | None = None) -> None:
+def tell_answer(answer: hit.Hit | m.Result, logger: logging.Logger | None = None) -> None:
     """Log which library it is, as upstream does."""
     how = "cached" if answer.source == "hit" else "compiled"
     log.info("Using %s model lib: %s", how, answer.path, log=logger)
@@ -206,3 +232,11 @@ def on_terminal() -> bool:
         return sys.stderr.isatty()
     except (AttributeError, OSError, ValueError):
         return False
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("ask", "ask_all"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mlc_jit import asking  # noqa: PLC0415 - not for a hit
+
+    return getattr(asking, name)

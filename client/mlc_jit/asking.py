@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc_jit import messages as m
-from mlc_jit.conversation import Begun, Conversation, OnEnd, OnProgress, Wait, does_without, heeded, quick
+from mlc_jit.conversation import Conversation, OnEnd, OnProgress, Wait, does_without, heeded
 from mlc_jit.errors import JitError, ToolchainNotFoundError
 from mlc_jit.locations import locate
 from mlc_jit.request import Question
@@ -15,6 +15,7 @@ from mlc_jit.request import Question
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlc_jit.hit import Begun
     from mlc_jit.interrupt import Interrupt
 
 
@@ -25,6 +26,7 @@ def ask(
     cancel_alone: bool = False,
     interrupt: Interrupt | None = None,
     deadline: float | None = None,
+    begun: Begun | None = None,
 ) -> m.Result:
     """Ask the daemon, starting one if need be, or do without.
 
@@ -34,25 +36,16 @@ def ask(
         cancel_alone: When this wait is interrupted, end a compile that nobody else waits for.
         interrupt: Ends the wait from another thread.
         deadline: Monotonic seconds at which the caller gives up.
+        begun: The question was asked already, like this.
 
     Raises:
         KeyboardInterrupt: ``interrupt`` was set.
         WaitTimedOutError: ``deadline`` has come.
         JitError: No library; never just because of the daemon, as long as the work can be done without one.
     """
-    begun: m.Result | Begun | None = None
-    if type(question) is Question and question.hopeful and interrupt is None and deadline is None and not cancel_alone:
-        try:
-            begun = quick(question)
-        except JitError:
-            begun = None  # it will be met again
-        if type(begun) is m.Result:
-            return begun
     wait = Wait(_question(question, on_progress), on_progress)
-    if isinstance(begun, Begun):
+    if begun is not None:
         wait.id = begun.id
-    else:
-        begun = None
     _ask([wait], cancel_alone=cancel_alone, interrupt=interrupt, deadline=deadline, begun=begun)
     if isinstance(wait.outcome, m.Result):
         return wait.outcome

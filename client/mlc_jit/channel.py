@@ -6,20 +6,19 @@ caller. Starting a daemon is ``autostart``'s, what to do without one ``fallback`
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from mlc_jit import messages as m
 from mlc_jit._version import __version__
 from mlc_jit.errors import DaemonUnavailableError, ProtocolError, RequestError
+from mlc_jit.messages.frames import FEATURES, FIRST_PROBE_SECONDS, MAX_MESSAGE_BYTES, PROTOCOL, SILENCE_SECONDS, pack
 from mlc_jit.reach import Reach, reach, served
-from mlc_jit.vigil import FIRST_PROBE_SECONDS, Vigil
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +29,10 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 0.5
 """How long a client that is about to end waits until its last word has arrived."""
 
-__all__ = ["Channel", "Reach", "connect", "current", "forget", "heard", "next_id", "query", "reach"]
+__all__ = [
+    "Channel", "Reach", "connect", "current", "forget", "heard", "next_id", "query", "reach",
+    "the_threads",
+]  # fmt: skip
 
 _left_behind: list[object] = []
 """Sockets and contexts of the process that this one was forked from: closing them here would hang or hurt it."""
@@ -41,12 +43,16 @@ class Channel:
 
     Args:
         path: The daemon's socket; somebody listens there, see ``reach``.
+
+    Attributes:
+        place: The socket as text.
+        kept: What ``hit`` keeps of the questions that were asked over this connection.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._place = os.fspath(path)
-        self.inode = _inode(self._place)
+    def __init__(self, path: Path | str) -> None:
+        self.place = os.fspath(path)
+        self.inode = _inode(self.place)
+        self.kept: dict[Any, Any] = {}
         self.pid = os.getpid()
         self._socket = _context().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -55,10 +61,17 @@ class Channel:
         # What many questions at once are answered waits here and not in the daemon, which drops beyond its limit.
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._patience = int(FIRST_PROBE_SECONDS * 1000) + 1
+        self._patience = QUICK
         self._socket.setsockopt(zmq.RCVTIMEO, self._patience)
         self._socket.connect(f"ipc://{path}")
-        self._hello = m.encode(m.Hello(protocol=m.PROTOCOL, version=__version__, features=m.FEATURES))
+        self._hello = hello(0)
+
+    @property
+    def path(self) -> Path:
+        """The daemon's socket."""
+        from pathlib import Path  # noqa: PLC0415 - not for a hit
+
+        return Path(self.place)
 
     def next_id(self) -> int:
         """An id that no other request on this connection has; see ``next_id``."""
@@ -74,12 +87,27 @@ class Channel:
     def send(self, message: m.Message) -> None:
         """Hand one message to the connection."""
         payload = m.encode(message)
-        if len(payload) > m.MAX_MESSAGE_BYTES:
+        if len(payload) > MAX_MESSAGE_BYTES:
             raise RequestError(
-                f"The request has {len(payload)} bytes; a daemon takes {m.MAX_MESSAGE_BYTES}.",
+                f"The request has {len(payload)} bytes; a daemon takes {MAX_MESSAGE_BYTES}.",
                 remedy="Look for very long environment variables or overrides.",
             )
         self.post(payload)
+
+    def exchange(self, frame: bytes) -> bytes | None:
+        """Post a frame and take the next one, if it comes before a first look at the daemon is due.
+
+        After anything that is raised here, Ctrl-C too, an answer may still come.
+        """
+        if self._hello or self._patience != QUICK:
+            self.post(frame)
+            return self.take(FIRST_PROBE_SECONDS)
+        socket = self._socket
+        socket.send(frame)
+        try:
+            return socket.recv()
+        except zmq.Again:
+            return None
 
     def take(self, seconds: float, interrupt: Interrupt | None = None) -> bytes | None:
         """The next frame, or ``None`` if none comes in time.
@@ -117,18 +145,16 @@ class Channel:
 
     def settle(self) -> None:
         """Wait until the daemon has taken in what was sent so far, but not for long: what follows may be our end."""
-        hello = m.Hello(id=next_id(), protocol=m.PROTOCOL, features=m.FEATURES)
-        self._socket.send(m.encode(hello))
+        id_ = next_id()
+        self._socket.send(hello(id_))
         give_up_at = time.monotonic() + SETTLE_SECONDS
         while (left := give_up_at - time.monotonic()) > 0:
             frame = self.take(left)
-            if frame is not None:
-                with contextlib.suppress(ProtocolError):
-                    if m.decode(frame, m.REPLIES, strict=False).id == hello.id:
-                        return
+            if frame is not None and (parts := m.cut(frame)) is not None and parts[1] == id_:
+                return
 
     def replies(
-        self, id_: int, *, silence: float = m.SILENCE_SECONDS, strict: bool = False, remind: m.Message | None = None
+        self, id_: int, *, silence: float = SILENCE_SECONDS, strict: bool = False, remind: m.Message | None = None
     ) -> Iterator[m.Message]:
         """The messages for one request as they come, its last one included; the caller stops when it has that.
 
@@ -142,6 +168,8 @@ class Channel:
             DaemonUnavailableError: ``reason`` is ``gone`` (nobody listens any more) or ``silent``.
             AccessRefusedError: The daemon does not serve this user.
         """
+        from mlc_jit.vigil import Vigil  # noqa: PLC0415 - not for a hit
+
         vigil = Vigil(self.path, silence, time.monotonic())
         while True:
             frame = self.take(max(0.0, vigil.due - time.monotonic()))
@@ -156,7 +184,7 @@ class Channel:
 
     def fresh(self) -> bool:
         """Whether the path still leads to the daemon that this connection was made to."""
-        return _inode(self._place) == self.inode is not None
+        return _inode(self.place) == self.inode is not None
 
     def close(self) -> None:
         """Drop the connection and what is unsent."""
@@ -170,6 +198,16 @@ class Channel:
             self.close()
         else:
             left_behind.append(self._socket)
+
+
+QUICK = int(FIRST_PROBE_SECONDS * 1000) + 1
+"""Milliseconds that a hit is waited for."""
+
+
+def hello(id_: int) -> bytes:
+    """The first word of a client."""
+    fields = {"verb": "hello", "id": id_, "protocol": PROTOCOL, "version": __version__, "features": FEATURES}
+    return pack(fields)
 
 
 def heard(frame: bytes, *, strict: bool = False) -> m.Message | None:
@@ -194,9 +232,7 @@ def heard(frame: bytes, *, strict: bool = False) -> m.Message | None:
     return message
 
 
-def query(
-    path: Path, message: Callable[[int], m.Message], *, silence: float = m.SILENCE_SECONDS
-) -> Iterator[m.Message]:
+def query(path: Path, message: Callable[[int], m.Message], *, silence: float = SILENCE_SECONDS) -> Iterator[m.Message]:
     """Ask a running daemon something, over a connection of its own; never starts one.
 
     Args:
@@ -236,22 +272,24 @@ _shared: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
 _making = threading.Lock()
 
 
-def current(path: Path) -> Channel | None:
-    """This thread's connection to the path, if it has one that still leads there."""
+def the_threads() -> Channel | None:
+    """This thread's connection, wherever it leads."""
     channel: Channel | None = getattr(_local, "channel", None)
+    return channel
+
+
+def current(path: Path | str) -> Channel | None:
+    """This thread's connection to the path, if it has one that still leads there."""
+    channel = the_threads()
     if channel is None:
         return None
-    if channel.pid != os.getpid():
-        _left_behind.append(channel)
-        _local.channel = None
-        return None
-    if (channel.path is not path and channel.path != path) or not channel.fresh():
+    if channel.pid != os.getpid() or channel.place != os.fspath(path) or not channel.fresh():
         forget()
         return None
     return channel
 
 
-def connect(path: Path) -> Channel:
+def connect(path: Path | str) -> Channel:
     """A new connection for this thread."""
     forget()
     _local.channel = channel = Channel(path)
@@ -260,8 +298,8 @@ def connect(path: Path) -> Channel:
 
 def forget() -> None:
     """Drop this thread's connection."""
-    channel: Channel | None = getattr(_local, "channel", None)
-    if channel is not None and channel.pid == os.getpid():
+    channel = the_threads()
+    if channel is not None:
         channel.close()
     _local.channel = None
 
@@ -279,6 +317,10 @@ def _context() -> zmq.Context[zmq.Socket[bytes]]:
 def _after_fork() -> None:
     global _making  # noqa: PLW0603 - another thread of the parent may have held it
     _making = threading.Lock()
+    channel = the_threads()
+    if channel is not None:
+        _left_behind.append(channel)
+        _local.channel = None
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -26,10 +26,11 @@ from mlc_jit.errors import (
     StoreUnwritableError,
     WaitTimedOutError,
 )
-from mlc_jit.locations import NO_HOME, Locations, locate
-from mlc_jit.vigil import FIRST_PROBE_SECONDS, Vigil
+from mlc_jit.locations import NO_HOME, Locations
+from mlc_jit.vigil import Vigil
 
 if TYPE_CHECKING:
+    from mlc_jit.hit import Begun
     from mlc_jit.interrupt import Interrupt
     from mlc_jit.request import Question
 
@@ -143,40 +144,6 @@ class Handover:
             return False
         self.pause = min(self.pause * 2, LAST_PAUSE_SECONDS)
         return up and now - self._begun < settings.current().busy
-
-
-class Begun:
-    """A question that was asked in the hope of the answer that it had before, and had another one, or none yet."""
-
-    __slots__ = ("channel", "frame", "id")
-
-    def __init__(self, channel: wire.Channel, id_: int, frame: bytes | None) -> None:
-        self.channel = channel
-        self.id = id_
-        self.frame = frame
-
-
-def quick(question: Question) -> m.Result | Begun | None:
-    """Ask once more what was a hit the last time, and take the same answer without further ado.
-
-    What can be made ready is made ready while the daemon thinks. ``None`` where nothing was asked.
-    """
-    channel = wire.current(locate().socket)
-    if channel is None:
-        return None
-    id_ = wire.next_id()
-    channel.post(question.frame(id_))
-    frame: bytes | None = None
-    try:
-        expected = question.expected(id_)
-        seen = expected is not None and os.path.exists(expected[0].path)  # noqa: PTH110 - on the hit path
-        frame = channel.take(FIRST_PROBE_SECONDS)
-    except BaseException:
-        channel.send(m.Leave(id=id_))
-        raise
-    if expected is not None and seen and frame == expected[1]:
-        return expected[0]
-    return Begun(channel, id_, frame)
 
 
 class Conversation:
@@ -319,8 +286,6 @@ class Conversation:
         if then == "elsewhere":
             raise DrainingError("The mlc-jitd daemon is stopping.", remedy="Ask again.")
         if then == "answered":
-            if type(message) is m.Result and wait.outcome is message:
-                wait.question.learn(frame, message)
             self._end(wait)
 
     def _on_time(self, channel: wire.Channel, now: float) -> None:

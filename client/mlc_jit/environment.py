@@ -6,13 +6,15 @@ What does not belong here: what any variable means.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlc_jit import variables
 
-State = Mapping[Any, Any]
-"""Opaque: compare with ``is``."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    State = Mapping[Any, Any]
+    """Opaque: compare with ``is``."""
 
 _last: dict[Any, Any] | None = None
 

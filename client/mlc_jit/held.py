@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def is_held(path: Path) -> bool | None:
+def is_held(path: Path | str) -> bool | None:
     """Whether a process holds the lock of this file, now. Waits for nobody.
 
     Returns:

@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlc_jit import environment
+from mlc_jit import doorstep, environment
+from mlc_jit.doorstep import SUN_PATH_BYTES
 from mlc_jit.errors import AccessRefusedError, StoreUnwritableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-SUN_PATH_BYTES = 104 if sys.platform == "darwin" else 108
-"""The longest Unix socket path, with its terminating zero byte."""
-
 
 NO_HOME = "no-home"
 
@@ -80,19 +76,14 @@ def cache_home(environ: Mapping[str, str] | None = None) -> Path:
     Raises:
         StoreUnwritableError: None of these can be worked out.
     """
-    env = os.environ if environ is None else environ
-    if env.get("MLC_LLM_HOME"):
-        return Path(env["MLC_LLM_HOME"]).absolute()
-    if env.get("XDG_CACHE_HOME"):
-        return Path(env["XDG_CACHE_HOME"]).absolute() / "mlc_llm"
-    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where this leaves the tilde
-    if not home.startswith("/") or home == "/":
+    home = doorstep.cache_home(os.environ if environ is None else environ)
+    if home is None:
         raise StoreUnwritableError(
             "There is no home folder for this user, so no place for the cache of compiled libraries.",
             remedy="Set MLC_LLM_HOME to a folder that this user can write.",
             reason=NO_HOME,
         )
-    return Path(home) / ".cache" / "mlc_llm"
+    return Path(home)
 
 
 def made_home(environ: Mapping[str, str] | None = None) -> Path:
@@ -154,10 +145,9 @@ _last: tuple[environment.State, tuple[int, int], str, Locations] | None = None
 def _locate(env: Mapping[str, str]) -> Locations:
     home = made_home(env)
     about = home.stat()
-    identity = f"{about.st_dev:x}-{about.st_ino:x}"
-    runtime = Path(env["MLC_JITD_RUNTIME_DIR"]) if env.get("MLC_JITD_RUNTIME_DIR") else default_runtime()
-    socket = Path(env["MLC_JITD_SOCKET"]) if env.get("MLC_JITD_SOCKET") else runtime / f"{identity}.sock"
-    host = None if env.get("MLC_JITD_SOCKET") or _without_system else system_socket(env)
+    found = doorstep.Doorstep(os.fspath(home), (about.st_dev, about.st_ino), env)
+    socket = Path(found.socket)
+    host = None if found.named or _without_system else system_socket(env)
     if host is not None and os.access(host, os.W_OK) and not socket.exists():
         socket = host
     if len(os.fsencode(socket)) >= SUN_PATH_BYTES:
@@ -165,22 +155,23 @@ def _locate(env: Mapping[str, str]) -> Locations:
             f"The socket path {socket} has {len(os.fsencode(socket))} bytes; the system allows {SUN_PATH_BYTES - 1}.",
             remedy="Set MLC_JITD_SOCKET or MLC_JITD_RUNTIME_DIR to something shorter.",
         )
+    stem = found.stem
     return Locations(
         home=home,
-        runtime=runtime,
+        runtime=Path(found.runtime),
         socket=socket,
-        lock=runtime / f"{identity}.lock",
-        start_lock=runtime / f"{identity}.start",
-        log=runtime / f"{identity}.log",
-        start_error=runtime / f"{identity}.error",
-        leases=runtime / f"{identity}.leases",
+        lock=Path(f"{stem}.lock"),
+        start_lock=Path(f"{stem}.start"),
+        log=Path(f"{stem}.log"),
+        start_error=Path(f"{stem}.error"),
+        leases=Path(f"{stem}.leases"),
         system=socket is host,
     )
 
 
 def default_runtime() -> Path:
     """``/tmp/mlc-jitd-UID``: the same for every process of the user, and short."""
-    return Path("/tmp") / f"mlc-jitd-{os.getuid()}"  # noqa: S108 - made 0700 and checked by private_folder()
+    return Path(doorstep.default_runtime())
 
 
 def private_folder(path: Path) -> None:

@@ -71,15 +71,20 @@ def _require_private(folder: Path) -> None:
     """The socket's folder as the file system tells it: whoever may write there decides who answers."""
     if os.environ.get("MLC_JITD_SOCKET"):
         return  # named on purpose
-    try:
-        about = os.lstat(folder)
-    except OSError:
-        return  # then there is no socket in it either
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
+    if private(os.fspath(folder)) is False:
         raise AccessRefusedError(
             f"{folder} is not a private folder of uid {os.getuid()}; a socket in it is not trusted.",
             remedy=f"Remove it, or `chmod 700 {folder}`, or set MLC_JITD_RUNTIME_DIR to a private folder.",
         )
+
+
+def private(folder: str) -> bool | None:
+    """Whether nobody but this user (and root) writes in a folder; ``None`` where there is none."""
+    try:
+        about = os.lstat(folder)
+    except OSError:
+        return None  # then there is no socket in it either
+    return stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
 
 
 def _require_own(probe: socket.socket, path: Path) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import operator
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mlc_jit import messages as m
 from mlc_jit import settings
@@ -22,9 +21,11 @@ from mlc_jit.errors import (
     OverrideInvalidError,
     RequestError,
 )
+from mlc_jit.messages.frames import MAX_MESSAGE_BYTES, Policy, cut, pack, paste
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 CONFIG_NAME = "mlc-chat-config.json"
 MAX_CONFIG_BYTES = 512 << 10
@@ -38,62 +39,50 @@ _PLAIN = frozenset({int, float, bool, str, type(None)})
 
 
 class Question:
-    """A request and its bytes, but for the id; and the last hit that answered it, by its bytes.
+    """A request as its bytes, but for the id.
 
     Attributes:
-        request: What is asked; its ``id`` means nothing.
         silence: Seconds after which a silent daemon is given up.
+        config: The config that it asks about.
     """
 
-    __slots__ = ("_after", "_answer", "_before", "request", "silence")
+    __slots__ = ("_request", "after", "before", "config", "silence")
 
-    def __init__(self, request: m.JitRequest, silence: float, before: bytes, after: bytes) -> None:
-        self.request = request
+    def __init__(self, frame: bytes, config: bytes, silence: float, request: m.JitRequest | None = None) -> None:
+        if len(frame) > MAX_MESSAGE_BYTES:
+            raise RequestError(
+                f"The request has {len(frame)} bytes; a daemon takes {MAX_MESSAGE_BYTES}.",
+                remedy="Look for very long environment variables or overrides.",
+            )
+        parts = cut(frame)
+        assert parts is not None, "verb and id come first"
+        self.before, _, self.after = parts
+        self.config = config
         self.silence = silence
-        self._before = before
-        self._after = after
-        self._answer: tuple[bytes, bytes, m.Result] | None = None
+        self._request = request
 
     @classmethod
-    def of(cls, request: m.JitRequest, *, silence: float | None = None) -> Question:
-        """A question that is encoded.
+    def of(cls, request: m.JitRequest) -> Question:
+        """A question that asks a request.
 
         Raises:
             RequestError: It is too long for a message.
         """
-        frame = m.encode(request)
-        if len(frame) > m.MAX_MESSAGE_BYTES:
-            raise RequestError(
-                f"The request has {len(frame)} bytes; a daemon takes {m.MAX_MESSAGE_BYTES}.",
-                remedy="Look for very long environment variables or overrides.",
-            )
-        parts = m.cut(frame)
-        assert parts is not None, "encode writes verb and id first"
-        return cls(request, settings.silence_seconds() if silence is None else silence, parts[0], parts[2])
+        return cls(m.encode(request), request.config, settings.silence_seconds(), request)
 
     @property
-    def hopeful(self) -> bool:
-        """Whether it was a hit the last time."""
-        return self._answer is not None
+    def request(self) -> m.JitRequest:
+        """What is asked; its ``id`` means nothing. Made when it is first wanted, which for a hit is never."""
+        if self._request is None:
+            self._request = _typed(self.frame(0))
+        return self._request
 
     def frame(self, id_: int) -> bytes:
         """The bytes to send."""
-        return m.paste(self._before, id_, self._after)
-
-    def expected(self, id_: int) -> tuple[m.Result, bytes] | None:
-        """The last hit, and the bytes that say the same once more; made while the daemon thinks."""
-        last = self._answer
-        return None if last is None else (last[2], m.paste(last[0], id_, last[1]))
-
-    def learn(self, frame: bytes, result: m.Result) -> None:
-        """Remember what a frame holds."""
-        parts = m.cut(frame)
-        if parts is not None and result.source == "hit":
-            self._answer = (parts[0], parts[2], result)
+        return paste(self.before, id_, self.after)
 
 
-_Kept = tuple[settings.Settings, bytes, Question]
-_kept: dict[tuple[Any, ...], _Kept] = {}
+_kept: dict[tuple[Any, ...], tuple[settings.Settings, Question]] = {}
 
 
 def question(
@@ -111,26 +100,26 @@ def question(
     """
     now = settings.current()
     policy = now.policy or settings.jit_policy()
-    given = _exactly(overrides)
+    given = exactly(overrides)
     if given is None or policy == "OFF" or type(system_lib_prefix) not in _PLAIN:
-        request = make_request(model_path, overrides, device, system_lib_prefix, policy=policy, progress=progress)
-        return Question.of(request, silence=now.silence)
+        fields = _fields(model_path, overrides, device, system_lib_prefix, policy=policy, progress=progress)
+        return Question(pack(fields), fields["config"], now.silence)
     if type(device) is not str:
         device = device_text(device)
     path = _absolute(model_path)
     asked = (path, device, system_lib_prefix, progress, given)
     kept = _kept.get(asked)
-    if kept is not None and kept[0] is now and kept[1] == _quick_config(path):
-        return kept[2]
-    request = make_request(path, overrides, device, system_lib_prefix, policy=policy, progress=progress)
-    made = Question.of(request, silence=now.silence)
+    if kept is not None and kept[0] is now and kept[1].config == quick_config(path):
+        return kept[1]
+    fields = _fields(path, overrides, device, system_lib_prefix, policy=policy, progress=progress)
+    made = Question(pack(fields), fields["config"], now.silence)
     if len(_kept) >= KEPT:
         _kept.clear()
-    _kept[asked] = (now, request.config, made)
+    _kept[asked] = (now, made)
     return made
 
 
-def _exactly(overrides: Mapping[str, Any] | None) -> str | None:
+def exactly(overrides: Mapping[str, Any] | None) -> str | None:
     """Overrides as a text that only the same ones have; ``None`` where there is no such text."""
     if not overrides:
         return ""
@@ -141,10 +130,14 @@ def _exactly(overrides: Mapping[str, Any] | None) -> str | None:
 
 def _absolute(model_path: Path | str) -> str:
     path = os.fspath(model_path)
-    return path if path.startswith("/") and path == path.rstrip("/") else os.fspath(Path(path).absolute())
+    if path.startswith("/") and "//" not in path and "/./" not in path and not path.endswith(("/", "/.")):
+        return path
+    from pathlib import Path  # noqa: PLC0415 - not for a hit
+
+    return os.fspath(Path(path).absolute())
 
 
-def _quick_config(folder: str) -> bytes | None:
+def quick_config(folder: Path | str) -> bytes | None:
     """A config's bytes, or ``None`` where more has to be said about it."""
     try:
         fd = os.open(f"{folder}/{CONFIG_NAME}", os.O_RDONLY | os.O_CLOEXEC)
@@ -162,7 +155,7 @@ def make_request(
     device: Any,
     system_lib_prefix: str | None,
     *,
-    policy: m.Policy,
+    policy: Policy,
     prewarm: bool = False,
     progress: bool = False,
 ) -> m.JitRequest:
@@ -173,11 +166,33 @@ def make_request(
         RequestError: The path, an override or the device is unusable.
         ToolchainNotFoundError: This process does not know its own interpreter.
     """
+    return _typed(
+        pack(
+            _fields(model_path, overrides, device, system_lib_prefix, policy=policy, prewarm=prewarm, progress=progress)
+        )
+    )
+
+
+def _typed(frame: bytes) -> m.JitRequest:
+    return cast("m.JitRequest", m.decode(frame, m.REQUESTS, strict=False))
+
+
+def _fields(
+    model_path: Path | str,
+    overrides: Mapping[str, Any] | None,
+    device: Any,
+    system_lib_prefix: str | None,
+    *,
+    policy: Policy,
+    prewarm: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """The fields of ``JitRequest`` as they travel, in their order."""
     if policy == "OFF":
         raise JitDisabledError(
             "JIT is disabled by MLC_JIT_POLICY=OFF.", remedy="Set MLC_JIT_POLICY to ON, or pass a model_lib."
         )
-    folder = Path(model_path).absolute()
+    folder = _absolute(model_path)
     given = dict(overrides or {})
     opt = given.pop("opt", None)
     if opt is not None and not isinstance(opt, str):
@@ -187,37 +202,42 @@ def make_request(
     if opt == "":
         opt = "flashinfer=1"  # what upstream makes of empty flags; on the wire, empty is "not given"
     now = settings.current()
-    return m.JitRequest(
-        config=read_config(folder),
-        model_path=os.fspath(folder),
-        overrides={name: _plain(name, value) for name, value in given.items() if value is not None},
-        opt=opt or "",
-        device=device_text(device),
-        system_lib_prefix=system_lib_prefix,
-        policy=policy,
-        python=now.python,
-        toolchain=now.toolchain,
-        environment=now.environment,
-        prewarm=prewarm,
-        acceleration=now.acceleration,
-        progress=progress,
-    )
+    fields = {
+        "verb": "jit",
+        "id": 0,
+        "config": read_config(folder),
+        "model_path": folder,
+        "overrides": {name: _plain(name, value) for name, value in given.items() if value is not None},
+        "opt": opt or "",
+        "device": device_text(device),
+        "system_lib_prefix": system_lib_prefix,
+        "policy": policy,
+        "python": now.python,
+        "toolchain": now.toolchain,
+        "environment": now.environment,
+        "prewarm": prewarm,
+        "progress": progress,
+    }
+    if now.acceleration:  # it joined the message later: absent where it says nothing
+        fields["acceleration"] = now.acceleration
+    return fields
 
 
-def read_config(folder: Path) -> bytes:
+def read_config(folder: Path | str) -> bytes:
     """The bytes of a model's config.
 
     Raises:
         ConfigNotFoundError: There is none, or it can't be read.
         ConfigInvalidError: It is no config by its size.
     """
-    path = folder / CONFIG_NAME
+    path = f"{folder}/{CONFIG_NAME}"
     try:
-        payload = path.read_bytes()
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+            payload = file.read()
     except OSError as error:
-        if folder.is_file():
+        if os.path.isfile(folder):  # noqa: PTH113
             message = f"{folder} is a file; the model path must be a folder that holds {CONFIG_NAME}."
-        elif not folder.exists():
+        elif not os.path.exists(folder):  # noqa: PTH110
             message = f"The model folder {folder} does not exist."
         else:
             message = f"{path} can't be read: {error.strerror}."

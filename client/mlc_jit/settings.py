@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 import os
 import sys
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mlc_jit import environment
-from mlc_jit import messages as m
 from mlc_jit.errors import RequestError, ToolchainNotFoundError
+from mlc_jit.messages import frames as m
 
 Mode = Literal["on", "off", "require"]
 
@@ -33,9 +32,8 @@ _POLICIES: dict[str, m.Policy] = {policy: policy for policy in get_args(m.Policy
 _TOOLCHAINS: dict[str, m.ToolchainChoice] = {choice: choice for choice in get_args(m.ToolchainChoice)}
 
 
-@dataclass(frozen=True, slots=True)
 class Settings:
-    """What one state of the environment says.
+    """What one state of the environment says. A plain class: to make a dataclass takes a fiftieth of a process's hit.
 
     Attributes:
         mode: The daemon, upstream's own ``jit()`` (then the rest means nothing), or the daemon and nothing else.
@@ -49,15 +47,30 @@ class Settings:
         wait: Seconds that a call may take in all; ``None`` for no limit.
     """
 
-    mode: Mode
-    policy: m.Policy | None
-    python: str
-    toolchain: m.ToolchainChoice
-    environment: dict[str, str]
-    acceleration: Literal["", "off"]
-    silence: float
-    busy: float
-    wait: float | None
+    __slots__ = ("acceleration", "busy", "environment", "mode", "policy", "python", "silence", "toolchain", "wait")
+
+    def __init__(
+        self,
+        *,
+        mode: Mode,
+        policy: m.Policy | None = "ON",
+        python: str = "",
+        toolchain: m.ToolchainChoice = "auto",
+        environment: dict[str, str] | None = None,
+        acceleration: Literal["", "off"] = "",
+        silence: float = m.SILENCE_SECONDS,
+        busy: float = BUSY_SECONDS,
+        wait: float | None = None,
+    ) -> None:
+        self.mode = mode
+        self.policy = policy
+        self.python = python
+        self.toolchain = toolchain
+        self.environment = environment or {}
+        self.acceleration = acceleration
+        self.silence = silence
+        self.busy = busy
+        self.wait = wait
 
 
 def current() -> Settings:
@@ -80,7 +93,7 @@ _last: tuple[environment.State, str, Settings] | None = None
 
 def _read() -> Settings:
     if mode() == "off":
-        return Settings("off", "ON", "", "auto", {}, "", m.SILENCE_SECONDS, BUSY_SECONDS, None)
+        return Settings(mode="off")
     return Settings(
         mode=mode(),
         policy=_POLICIES.get(os.environ.get("MLC_JIT_POLICY", "ON")),

@@ -8,15 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import DaemonUnavailableError
-from mlc_jit.messages import HEARTBEAT_SECONDS
+from mlc_jit.messages.frames import FIRST_PROBE_SECONDS, HEARTBEAT_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mlc_jit.reach import Reach
-
-FIRST_PROBE_SECONDS = 0.25
-"""Silence after which a first look is taken at whether anybody listens at all."""
 
 PROBE_SECONDS = HEARTBEAT_SECONDS * 1.25
 

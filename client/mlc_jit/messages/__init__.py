@@ -3,8 +3,11 @@
 A message is one ZeroMQ frame that holds one msgpack map: ``verb``, ``id``, and the fields of the class that the verb
 names. Each class is a frozen value. What does not belong here: sockets, retries, meaning.
 
-    base    what all share          core    asking for a library
-    codec   bytes and back          admin   looking after a daemon and its cache; loaded when first named
+    frames  numbers, words, bytes   core    asking for a library
+    base    what all share          admin   looking after a daemon and its cache
+    codec   messages as bytes
+
+Each is loaded when a name of it is first asked for: a hit needs ``frames`` alone.
 
 Compatibility: fields may be added with a default, and a reader ignores fields that it does not know. A field is never
 removed, renamed or given another meaning within one ``PROTOCOL`` number. Fields that were added (``LATER``) are left
@@ -14,41 +17,6 @@ out where they have their default, so that the bytes of a message that does with
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-
-from mlc_jit.messages.base import (
-    HEARTBEAT_SECONDS,
-    LATER,
-    MAX_LOG_TAIL_BYTES,
-    MAX_MESSAGE_BYTES,
-    PROTOCOL,
-    SILENCE_SECONDS,
-    Message,
-    Policy,
-    Source,
-    ToolchainChoice,
-)
-from mlc_jit.messages.codec import (
-    REPLIES,
-    REQUESTS,
-    InvalidMessageError,
-    Table,
-    UnknownVerbError,
-    cut,
-    decode,
-    encode,
-    paste,
-)
-from mlc_jit.messages.core import (
-    Failure,
-    Heartbeat,
-    Hello,
-    JitRequest,
-    Leave,
-    Progress,
-    Result,
-    Unsupported,
-    Welcome,
-)
 
 if TYPE_CHECKING:
     from mlc_jit.messages.admin import (
@@ -83,12 +51,43 @@ if TYPE_CHECKING:
         UpstreamReport,
         WatchRequest,
     )
-
-FEATURES: tuple[str, ...] = (
-    "jit", "progress", "cancel", "status", "list", "stop", "explain", "watch", "keep", "records",
-    "top",
-)  # fmt: skip
-"""What this version of daemon and client can do, by name."""
+    from mlc_jit.messages.base import (
+        LATER,
+        Message,
+    )
+    from mlc_jit.messages.codec import (
+        REPLIES,
+        REQUESTS,
+        InvalidMessageError,
+        Table,
+        UnknownVerbError,
+        decode,
+        encode,
+    )
+    from mlc_jit.messages.core import (
+        Failure,
+        Heartbeat,
+        Hello,
+        JitRequest,
+        Leave,
+        Progress,
+        Result,
+        Unsupported,
+        Welcome,
+    )
+    from mlc_jit.messages.frames import (
+        FEATURES,
+        HEARTBEAT_SECONDS,
+        MAX_LOG_TAIL_BYTES,
+        MAX_MESSAGE_BYTES,
+        PROTOCOL,
+        SILENCE_SECONDS,
+        Policy,
+        Source,
+        ToolchainChoice,
+        cut,
+        paste,
+    )
 
 __all__ = [
     "FEATURES",
@@ -153,11 +152,25 @@ __all__ = [
 ]
 
 
+_ROOMS = {
+    "frames": (
+        "FEATURES", "HEARTBEAT_SECONDS", "MAX_LOG_TAIL_BYTES", "MAX_MESSAGE_BYTES", "PROTOCOL", "Policy",
+        "SILENCE_SECONDS", "Source", "ToolchainChoice", "cut", "paste",
+    ),
+    "base": ("LATER", "Message"),
+    "codec": ("InvalidMessageError", "REPLIES", "REQUESTS", "Table", "UnknownVerbError", "decode", "encode"),
+    "core": (
+        "Failure", "Heartbeat", "Hello", "JitRequest", "Leave", "Progress", "Result", "Unsupported", "Welcome",
+    ),
+}  # fmt: skip
+_ROOM = {name: room for room, names in _ROOMS.items() for name in names}
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib  # noqa: PLC0415
 
-    value = getattr(importlib.import_module(f"{__name__}.admin"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_ROOM.get(name, 'admin')}"), name)
     globals()[name] = value
     return value

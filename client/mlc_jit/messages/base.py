@@ -1,30 +1,13 @@
-"""What all messages share: the envelope, the protocol's numbers, the words that fields may hold."""
+"""What all typed messages share: the envelope, and the marks of fields."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-PROTOCOL = 1
 LATER = {"later": True}
 """Marks a field that joined its message after the first release of the protocol."""
-
-MAX_MESSAGE_BYTES = 1 << 20
-"""A longer message is refused by the socket itself (``ZMQ_MAXMSGSIZE``); a config is 2 to 5 KB."""
-
-MAX_LOG_TAIL_BYTES = 16 << 10
-"""How much of a compiler's log travels in one ``Failure``."""
-
-HEARTBEAT_SECONDS = 2.0
-"""How often the daemon speaks to a client that waits, whatever it is doing."""
-
-SILENCE_SECONDS = 10.0
-"""A client that has heard nothing for this long gives the daemon up (and does not kill it)."""
-
-Policy = Literal["ON", "OFF", "REDO", "READONLY"]
-ToolchainChoice = Literal["auto", "mlc_llm", "tvm"]
-Source = Literal["hit", "compiled", "joined"]
 
 
 class Shown:

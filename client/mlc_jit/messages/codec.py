@@ -1,13 +1,10 @@
-"""One message as the bytes of one frame, and back; which verb is which class."""
+"""One typed message as the bytes of one frame, and back; which verb is which class."""
 
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgpack
 
 from mlc_jit.errors import ProtocolError
 from mlc_jit.messages.base import Message, later, names
@@ -22,6 +19,7 @@ from mlc_jit.messages.core import (
     Unsupported,
     Welcome,
 )
+from mlc_jit.messages.frames import pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,8 +83,7 @@ def encode(message: Message) -> bytes:
     for name, default in later(type(message)):
         if getattr(message, name) == default:
             del fields[name]
-    packed: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
-    return packed
+    return pack(fields)
 
 
 def decode(payload: bytes | memoryview, table: Mapping[str, type[Message]], *, strict: bool) -> Message:
@@ -104,7 +101,7 @@ def decode(payload: bytes | memoryview, table: Mapping[str, type[Message]], *, s
         ProtocolError: Anything else; nothing but these three comes out, whatever the bytes.
     """
     try:
-        fields = msgpack.unpackb(payload, max_map_len=4096, max_array_len=65536, unicode_errors="surrogateescape")
+        fields = unpack(payload)
     except Exception as error:
         raise ProtocolError(f"not a msgpack message: {type(error).__name__}") from error
     if type(fields) is not dict:
@@ -133,43 +130,6 @@ def _trusting(fields: dict[str, Any], cls: type[_M]) -> _M:
         if type(value) is list:
             known[name] = tuple(value)
     return cls(**known)
-
-
-# --- one frame again and again, under other ids -----------------------------------------------------------------------
-
-_ID = b"\xa2id"
-_WIDE_ID = struct.Struct(">BQ")
-_UINT64 = 0xCF
-_UINT_BYTES = {0xCC: 1, 0xCD: 2, 0xCE: 4, _UINT64: 8}
-_MOST_FIXINT = 0x7F
-_HEAD_BYTES = 64
-"""Where ``verb`` and ``id`` stand in a frame of ours: at its beginning, in this order."""
-
-
-def cut(frame: bytes) -> tuple[bytes, int, bytes] | None:
-    """A frame as what stands before its id, the id, and the rest; the two others together say all but the id.
-
-    Only for frames that begin with ``verb`` and ``id``, as ``encode`` writes them: ``None`` for all others. Nothing is
-    checked beyond that, so a frame is known by this only if the same bytes were decoded once.
-    """
-    at = frame.find(_ID, 0, _HEAD_BYTES) + len(_ID)
-    if at < len(_ID) or frame[1:6] != b"\xa4verb" or at >= len(frame):
-        return None
-    lead = frame[at]
-    if lead <= _MOST_FIXINT:
-        return frame[:at], lead, frame[at + 1 :]
-    size = _UINT_BYTES.get(lead)
-    if size is None:
-        return None
-    end = at + 1 + size
-    return frame[:at], int.from_bytes(frame[at + 1 : end], "big"), frame[end:]
-
-
-def paste(before: bytes, id_: int, after: bytes) -> bytes:
-    """The frame that ``cut`` took apart, with another id."""
-    if id_ <= _MOST_FIXINT:
-        return b"%b%c%b" % (before, id_, after)
-    return before + _WIDE_ID.pack(_UINT64, id_) + after
 
 
 _AS_THEY_ARE = frozenset({str, int, float, bool, bytes, type(None)})

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from mlc_jit.errors import JitError, error_class
-from mlc_jit.messages.base import LATER, MAX_LOG_TAIL_BYTES, PROTOCOL, Message, Policy, Source, ToolchainChoice
+from mlc_jit.messages.base import LATER, Message
+from mlc_jit.messages.frames import MAX_LOG_TAIL_BYTES, PROTOCOL, Policy, Source, ToolchainChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
