@@ -84,8 +84,6 @@ def jit(
         WaitTimedOutError: ``timeout`` is over; a ``TimeoutError``. The compile goes on.
         JitError: Anything else; all of these are ``RuntimeError``.
     """
-    if settings.current().mode == "off":
-        return upstream(model_path, overrides, device, system_lib_prefix, skip_log_jit_policy=skip_log_jit_policy)
     answer = library(
         model_path,
         overrides,
@@ -95,6 +93,8 @@ def jit(
         on_progress=on_progress,
         timeout=timeout,
     )
+    if answer is None:
+        return upstream(model_path, overrides, device, system_lib_prefix, skip_log_jit_policy=skip_log_jit_policy)
     return JITResult(answer.path, answer.system_lib_prefix)
 
 
@@ -108,25 +108,27 @@ def library(
     logger: logging.Logger | None = None,
     on_progress: OnProgress | None = None,
     timeout: float | None = None,
-) -> hit.Hit | m.Result:
-    """``jit()`` with a logger of the caller's choice.
+) -> hit.Hit | m.Result | None:
+    """``jit()`` with a logger of the caller's choice; ``None`` where ``MLC_JITD=off`` asks for upstream's.
 
     Raises:
         JitError: As ``jit()``.
     """
+    quick = on_progress is None and timeout is None
+    call = hit.recall(model_path, overrides, device, system_lib_prefix) if quick else None
+    if call is None and settings.current().mode == "off":
+        return None
     if log_policy:
         tell_policy(logger)
     found: hit.Hit | hit.Begun | None = None
-    quick = on_progress is None and timeout is None and settings.current().wait is None
-    if quick:
-        found = hit.again(model_path, overrides, device, system_lib_prefix)
-    if found is None:
+    if call is not None:
+        asked = call.question
+        found = call.ask()
+    else:
         progress = on_progress is not None or on_terminal()
         asked = question(model_path, overrides, device, system_lib_prefix, progress=progress)
-        if quick:
+        if quick and settings.current().wait is None:
             found = hit.ask(asked, model_path, overrides, device, system_lib_prefix)
-    elif isinstance(found, hit.Begun):
-        asked = found.question
     answer = found if isinstance(found, hit.Hit) else _ask(asked, found, on_progress, deadline_of(timeout))
     tell_answer(answer, logger)
     return answer

@@ -65,6 +65,8 @@ class Channel:
         self._socket.setsockopt(zmq.RCVTIMEO, self._patience)
         self._socket.connect(f"ipc://{path}")
         self._hello = hello(0)
+        # Found once: each look at a name of pyzmq's socket asks for an option of that name first.
+        self._send, self._recv = super(zmq.Socket, self._socket).send, self._socket.recv  # type: ignore[misc]
 
     @property
     def path(self) -> Path:
@@ -102,10 +104,9 @@ class Channel:
         if self._hello or self._patience != QUICK:
             self.post(frame)
             return self.take(FIRST_PROBE_SECONDS)
-        socket = self._socket
-        socket.send(frame)
+        self._send(frame)
         try:
-            return socket.recv()
+            return self._recv()
         except zmq.Again:
             return None
 

@@ -136,18 +136,20 @@ def _replacement(module: ModuleType, original: Callable[..., Any]) -> Callable[.
         *,
         skip_log_jit_policy: bool = False,
     ) -> Any:
-        from mlc_jit import api, settings  # noqa: PLC0415 - see importhook
+        found = None
+        if _on:
+            from mlc_jit import api  # noqa: PLC0415 - see importhook
 
-        if not _on or settings.mode() == "off":
+            found = api.library(
+                model_path,
+                _known(module, overrides),
+                device,
+                system_lib_prefix,
+                log_policy=not skip_log_jit_policy,
+                logger=getattr(module, "logger", None),
+            )
+        if found is None:
             return original(model_path, overrides, device, system_lib_prefix, skip_log_jit_policy=skip_log_jit_policy)
-        found = api.library(
-            model_path,
-            _known(module, overrides),
-            device,
-            system_lib_prefix,
-            log_policy=not skip_log_jit_policy,
-            logger=getattr(module, "logger", None),
-        )
         return vars(module)["JITResult"](found.path, found.system_lib_prefix)
 
     setattr(jit, ORIGINAL, original)

@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlc_jit import channel as wire
-from mlc_jit import doorstep, settings
+from mlc_jit import doorstep, environment
 from mlc_jit.held import is_held
-from mlc_jit.messages.frames import FIRST_PROBE_SECONDS, PROTOCOL, cut, pack, paste, unpack
+from mlc_jit.messages.frames import FIRST_PROBE_SECONDS, PROTOCOL, cut, pack, packed_id, unpack
 from mlc_jit.reach import private
 from mlc_jit.request import exactly, quick_config
 
@@ -69,68 +69,74 @@ class Begun:
         self.frame = frame
 
 
-class _Kept:
-    """A call that was a hit, and all that has to be as it was for its answer to be this one."""
+class Call:
+    """A call that was a hit over this connection, and what has to be as it was for the answer to be the same."""
 
-    __slots__ = ("after", "before", "given", "hit", "looked", "question", "settings", "stderr")
+    __slots__ = (
+        "after", "before", "channel", "environment", "executable", "given", "hit", "looked", "name", "question",
+        "stderr",
+    )  # fmt: skip
 
-    def __init__(self, given: str, question: Question, hit: Hit, frame: bytes) -> None:
-        parts = cut(frame)
+    def __init__(self, channel: wire.Channel, name: tuple[Any, ...], given: str, begun: Begun, hit: Hit) -> None:
+        assert begun.frame is not None, "it was read"
+        parts = cut(begun.frame)
         assert parts is not None, "it was read"
         self.before, _, self.after = parts
+        self.channel = channel
+        self.name = name
         self.given = given
-        self.question = question
+        self.question = begun.question
         self.hit = hit
-        self.settings = settings.current()
+        self.environment = environment.state()
+        self.executable = sys.executable
         self.stderr = sys.stderr
         self.looked = time.monotonic()
 
+    def still(self) -> bool:
+        """Whether the same daemon is to be asked in the same way, and its library can be seen from here."""
+        door = doorstep.own()
+        return (
+            door is not None
+            and door.socket == self.channel.place
+            and self.channel.fresh()
+            and sys.stderr is self.stderr
+            and sys.executable is self.executable
+            and os.path.exists(self.hit.path)  # noqa: PTH110 - on the hit path
+        )
 
-def again(
+    def ask(self) -> Hit | Begun:
+        """Ask once more: the daemon answers each time, and the same answer is known by its bytes."""
+        id_ = wire.next_id()
+        packed = packed_id(id_)
+        question = self.question
+        frame = _exchange(self.channel, question.before + packed + question.after, id_)
+        if frame == self.before + packed + self.after:
+            return self.hit
+        self.channel.kept.pop(self.name, None)
+        return Begun(question, self.channel, id_, frame)
+
+
+def recall(
     model_path: Path | str, overrides: Mapping[str, Any] | None, device: Any, system_lib_prefix: str | None
-) -> Hit | Begun | None:
-    """Ask over this thread's connection what was asked before, by the same bytes.
-
-    Equal arguments, the same environment and the same config make the same question; the daemon answers each time.
-
-    Returns:
-        The library; or what was asked without getting the same answer; or ``None`` where nothing was asked.
-    """
+) -> Call | None:
+    """The same call as one that was a hit over this thread's connection: equal arguments, environment and config."""
     channel = wire.the_threads()
     if channel is None or not channel.kept:
         return None
     try:
-        kept: _Kept | None = channel.kept.get((model_path, device, system_lib_prefix))
+        call: Call | None = channel.kept.get((model_path, device, system_lib_prefix))
     except TypeError:
         return None
-    if kept is None or (exactly(overrides) if overrides else "") != kept.given:
+    if call is None or (exactly(overrides) if overrides else "") != call.given:
         return None
-    question = kept.question
-    if kept.settings is not settings.current() or question.config != quick_config(model_path):
+    if call.environment is not environment.state() or call.question.config != quick_config(model_path):
         return None
     now = time.monotonic()
-    if now - kept.looked > LOOK_SECONDS:
-        if not _still(channel, kept):
+    if now - call.looked > LOOK_SECONDS:
+        if not call.still():
             return None
-        kept.looked = now
-    id_ = wire.next_id()
-    frame = _exchange(channel, question, id_)
-    if frame == paste(kept.before, id_, kept.after):
-        return kept.hit
-    del channel.kept[model_path, device, system_lib_prefix]
-    return Begun(question, channel, id_, frame)
-
-
-def _still(channel: wire.Channel, kept: _Kept) -> bool:
-    """Whether the connection leads to the daemon that is to be asked, and its library can be seen from here."""
-    door = doorstep.own()
-    return (
-        door is not None
-        and door.socket == channel.place
-        and channel.fresh()
-        and sys.stderr is kept.stderr
-        and os.path.exists(kept.hit.path)  # noqa: PTH110 - on the hit path
-    )
+        call.looked = now
+    return call
 
 
 def ask(
@@ -140,7 +146,7 @@ def ask(
     device: Any,
     system_lib_prefix: str | None,
 ) -> Hit | Begun | None:
-    """Ask a question over this thread's connection, made if a daemon serves; a hit is kept for ``again``.
+    """Ask a question over this thread's connection, made if a daemon serves; a hit is kept for ``recall``.
 
     Returns:
         The library; or what was asked and had another answer; or ``None`` where nothing was asked.
@@ -149,16 +155,16 @@ def ask(
     if channel is None:
         return None
     id_ = wire.next_id()
-    frame = _exchange(channel, question, id_)
-    hit = None if frame is None else _read(frame, id_)
+    begun = Begun(question, channel, id_, _exchange(channel, question.frame(id_), id_))
+    hit = _read(begun)
     if hit is None:
-        return Begun(question, channel, id_, frame)
-    assert frame is not None, "it was read"
+        return begun
     given = exactly(overrides)
     if given is not None and type(device) is str and os.fspath(model_path).startswith("/"):
         if len(channel.kept) >= KEPT:
             channel.kept.clear()
-        channel.kept[model_path, device, system_lib_prefix] = _Kept(given, question, hit, frame)
+        name = (model_path, device, system_lib_prefix)
+        channel.kept[name] = Call(channel, name, given, begun, hit)
     return hit
 
 
@@ -175,9 +181,9 @@ def _connection() -> wire.Channel | None:
     return wire.connect(door.socket) if os.path.exists(door.socket) else None  # noqa: PTH110 - on the hit path
 
 
-def _exchange(channel: wire.Channel, question: Question, id_: int) -> bytes | None:
+def _exchange(channel: wire.Channel, asked: bytes, id_: int) -> bytes | None:
     try:
-        frame = channel.exchange(question.frame(id_))
+        frame = channel.exchange(asked)
         if frame is not None and frame[1:14] == _WELCOME and _same_protocol(frame):
             frame = channel.take(FIRST_PROBE_SECONDS)
     except BaseException:
@@ -196,13 +202,15 @@ def _same_protocol(frame: bytes) -> bool:
         return False
 
 
-def _read(frame: bytes, id_: int) -> Hit | None:
-    """A frame as a plain hit: one of a library that this process can see, and of which nothing more is to be said."""
+def _read(begun: Begun) -> Hit | None:
+    """A plain hit: a library that this process can see, and of which nothing more is to be said. Else ``None``."""
+    if begun.frame is None:
+        return None
     try:
-        fields = unpack(frame)
-        if fields["verb"] != "result" or fields["id"] != id_ or fields["source"] != "hit" or fields.get("warning"):
+        fields = unpack(begun.frame)
+        if (fields["verb"], fields["id"], fields["source"]) != ("result", begun.id, "hit") or fields.get("warning"):
             return None
-        path, prefix = fields["path"], fields["system_lib_prefix"]
-        return Hit(path, prefix) if os.path.exists(path) else None  # noqa: PTH110 - on the hit path
+        path = fields["path"]
+        return Hit(path, fields["system_lib_prefix"]) if os.path.exists(path) else None  # noqa: PTH110 - as above
     except Exception:  # noqa: BLE001 - as above
         return None

@@ -78,6 +78,9 @@ def cut(frame: bytes) -> tuple[bytes, int, bytes] | None:
 
 def paste(before: bytes, id_: int, after: bytes) -> bytes:
     """The frame that ``cut`` took apart, with another id."""
-    if id_ <= _MOST_FIXINT:
-        return b"%b%c%b" % (before, id_, after)
-    return before + _WIDE_ID.pack(_UINT64, id_) + after
+    return before + packed_id(id_) + after
+
+
+def packed_id(id_: int) -> bytes:
+    """An id as it stands in a frame."""
+    return _WIDE_ID.pack(_UINT64, id_) if id_ > _MOST_FIXINT else bytes((id_,))
