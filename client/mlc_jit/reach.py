@@ -10,7 +10,6 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from mlc_jit.errors import AccessRefusedError
-from mlc_jit.locations import system_socket
 
 if TYPE_CHECKING:
     import socket
@@ -24,11 +23,18 @@ def served(path: Path) -> bool:
 
     True where that can't be told: the lock of a socket that was named on purpose lies elsewhere.
     """
-    if os.environ.get("MLC_JITD_SOCKET") or path == system_socket(os.environ):
+    if os.environ.get("MLC_JITD_SOCKET") or _is_hosts(path):
         return True
     from mlc_jit.held import is_held  # noqa: PLC0415 - not for a hit
 
     return is_held(path.with_suffix(".lock")) is not False
+
+
+def _is_hosts(path: Path) -> bool:
+    """Whether the host's daemon is expected at the path."""
+    from mlc_jit.locations import system_socket  # noqa: PLC0415 - not for a hit
+
+    return path == system_socket(os.environ)
 
 
 def reach(path: Path) -> Reach:
@@ -39,7 +45,7 @@ def reach(path: Path) -> Reach:
     """
     import socket  # noqa: PLC0415 - once for a connection, not for a hit
 
-    host = not os.environ.get("MLC_JITD_SOCKET") and path == system_socket(os.environ)
+    host = not os.environ.get("MLC_JITD_SOCKET") and _is_hosts(path)
     if not host:
         _require_private(path.parent)
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -12,7 +12,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlc_jit.messages import JitRequest, Result, cut, encode, paste
+from mlc_jit.messages import JitRequest, Result, cut, encode
+from mlc_jit.messages.frames import WIDE_ID, WIDE_ID_BYTES, packed_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable
@@ -30,10 +31,16 @@ CONNECTIONS = 4096
 """Connections of which it is kept what they asked last."""
 
 MOST_ID = (1 << 63) - 1
+MOST_FIRST_BYTE = 0x7F
+"""Of an id in eight bytes."""
 
 LOOK_SECONDS = 0.005
 """For how long one look at a toolchain counts. A process that began after a change of it can't ask sooner: to start an
 interpreter and connect takes longer than this."""
+
+
+_Question = tuple[int, bytes, bytes]
+"""Uid, and the bytes before and after the id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,52 +129,80 @@ class Answers:
                 del self._known[question]
 
 
-@dataclass(frozen=True, slots=True)
 class _Framed:
     """A question and its answer as they travel, each without its id."""
 
-    question: tuple[int, bytes, bytes]
-    answer: Answer
-    before: bytes
-    after: bytes
+    __slots__ = ("after", "answer", "asked_after", "asked_before", "before", "looked", "uid")
+
+    def __init__(self, question: _Question, answer: Answer, before: bytes, after: bytes) -> None:
+        self.uid, self.asked_before, self.asked_after = question
+        self.answer = answer
+        self.before = before
+        self.after = after
+        self.looked = -1
+        """The turn in which it was last seen to be true."""
+
+    @property
+    def question(self) -> _Question:
+        """What it is known by."""
+        return self.uid, self.asked_before, self.asked_after
 
 
 class Frames:
     """Remembered frames: a question whose very bytes were decoded once is answered without decoding it again.
 
     The bytes hold everything that a request says, its policy too, but for the id; and each uid has its own. What may be
-    handed out is ``Answers``'s to say, each time. Used by one thread.
+    handed out is ``Answers``'s to say, after the question was asked: whoever reads several questions before he answers
+    the first says so (``turn``), and one look then counts for all of them that ask the same. Used by one thread.
     """
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self._known: OrderedDict[tuple[int, bytes, bytes], _Framed] = OrderedDict()
-        self._last: dict[bytes, _Framed] = {}
+        self._known: OrderedDict[_Question, _Framed] = OrderedDict()
+        self._last: dict[bytes, tuple[_Framed, int]] = {}
         self._epoch = answers.epoch
+        self._turn = 0
 
-    def reply(self, connection: bytes, uid: int, pid: int, frame: bytes) -> tuple[int, bytes] | None:
-        """The id and the bytes of the reply to a frame, if it is known and the answer still true."""
-        parts = cut(frame)
-        if parts is None or parts[1] > MOST_ID:
-            return None
+    def turn(self) -> None:
+        """Whatever is asked until the next turn has been asked already."""
+        self._turn += 1
+
+    def reply(self, connection: bytes, uid: int, pid: int, frame: bytes) -> bytes | None:
+        """The bytes of the reply to a frame, if it is known and the answer still true."""
         if self._epoch != self._answers.epoch:
             self._epoch = self._answers.epoch
             self._known.clear()
             self._last.clear()
+        last = self._last.get(connection)
+        if last is not None:
+            # What was asked last is compared where it lies: to cut out and hash 3 KB takes longer than all the rest.
+            known = last[0]
+            id_at, after = len(known.asked_before), known.asked_after
+            if frame.startswith(known.asked_before) and frame.endswith(after) and known.uid == uid:
+                packed = frame[id_at : len(frame) - len(after)]
+                if len(packed) == WIDE_ID_BYTES and packed[0] == WIDE_ID and packed[1] <= MOST_FIRST_BYTE:
+                    if last[1] == pid and known.looked == self._turn:
+                        return known.before + packed + known.after
+                    return self._looked_up(connection, pid, known, packed)
+        parts = cut(frame)
+        if parts is None or parts[1] > MOST_ID:
+            return None
         before, id_, after = parts
-        known = self._last.get(connection)
-        if known is None or known.question[2] != after or known.question[1] != before or known.question[0] != uid:
-            known = self._known.get((uid, before, after))  # hashes it, which takes longer than to compare
-            if known is None:
-                return None
-            if len(self._last) >= CONNECTIONS:
-                self._last.clear()
-            self._last[connection] = known
+        found = self._known.get((uid, before, after))
+        return None if found is None else self._looked_up(connection, pid, found, packed_id(id_))
+
+    def _looked_up(self, connection: bytes, pid: int, known: _Framed, packed: bytes) -> bytes | None:
         if not self._answers.holds(connection, pid, known.answer):
             self._known.pop(known.question, None)
             self._last.clear()
             return None
-        return id_, paste(known.before, id_, known.after)
+        known.looked = self._turn
+        last = self._last.get(connection)
+        if last is None or last[0] is not known or last[1] != pid:
+            if len(self._last) >= CONNECTIONS:
+                self._last.clear()
+            self._last[connection] = (known, pid)  # it has a lease from now on
+        return known.before + packed + known.after
 
     def learn(self, uid: int, frame: bytes, request: JitRequest) -> None:
         """Remember a frame that was decoded, and answered from ``Answers``."""
@@ -181,7 +216,7 @@ class Frames:
         self._known[question] = _Framed(question, answer, reply[0], reply[2])
         if len(self._known) > FRAMES:
             _, oldest = self._known.popitem(last=False)
-            self._last = {name: each for name, each in self._last.items() if each is not oldest}
+            self._last = {name: each for name, each in self._last.items() if each[0] is not oldest}
 
 
 def result(id_: int, identity: Identity, entry: Entry) -> Result:

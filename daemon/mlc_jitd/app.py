@@ -174,8 +174,7 @@ def run(
         server = Server(
             door.adopt(passed) if passed else door.bind(),
             engine.handle,
-            quick=engine.quick,
-            learn=engine.learn,
+            memory=engine.memory,
             gone=engine.gone,
             tick=_tick(life, rounds),
             away=leases.disconnected,

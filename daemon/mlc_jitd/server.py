@@ -27,7 +27,7 @@ from mlc_jitd.deaths import Deaths
 
 logger = logging.getLogger(__name__)
 
-BATCH = 128
+BATCH = 32
 """Messages taken from the socket before replies of other threads and heartbeats get their turn."""
 
 NOW, NOW_AND_MORE, READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
@@ -109,6 +109,19 @@ class Guard(Protocol):
         """Something came that is no message, or that this sender may not send."""
 
 
+class Memory(Protocol):
+    """Knows answers by the very bytes of their questions. Called in the server's thread."""
+
+    def turn(self) -> None:
+        """Whatever ``reply`` gets until the next turn has been asked already."""
+
+    def reply(self, peer: Peer, frame: bytes) -> bytes | None:
+        """The bytes of the reply to a frame, if they are known."""
+
+    def learn(self, peer: Peer, frame: bytes, request: m.JitRequest) -> None:
+        """The handler answered this frame at once, with a library."""
+
+
 class Server:
     """Serves one listening socket; see the module's docstring.
 
@@ -120,8 +133,7 @@ class Server:
         guard: Says who may do what; without it, whoever may talk may do everything.
         tick: Called about once a second while messages come; says in how many seconds it wants to be called at the
             latest.
-        quick: Gets each frame before it is decoded; the id and the bytes of the reply, or ``None`` if it does not know.
-        learn: Told the frame of a request that the handler answered at once with a library.
+        memory: Asked before a frame is decoded.
         away: Told the identity of any connection that a message could not be sent to.
     """
 
@@ -135,11 +147,9 @@ class Server:
         guard: Guard | None = None,
         tick: Callable[[], float] | None = None,
         away: Callable[[bytes], None] = lambda _identity: None,
-        quick: Callable[[Peer, bytes], tuple[int, bytes] | None] = lambda _peer, _frame: None,
-        learn: Callable[[Peer, bytes, m.JitRequest], None] = lambda _peer, _frame, _request: None,
+        memory: Memory | None = None,
     ) -> None:
-        self._quick = quick
-        self._learn = learn
+        self._memory = memory
         self._handler = handler
         self._gone = gone
         self._away = away
@@ -159,6 +169,7 @@ class Server:
         self._stop = threading.Event()
         self._context = zmq.Context(io_threads=1)
         self._router = self._context.socket(zmq.ROUTER)
+        self._send = super(zmq.Socket, self._router).send  # without what other socket types need
         self._router.setsockopt(zmq.LINGER, 1000)
         self._router.setsockopt(zmq.MAXMSGSIZE, m.MAX_MESSAGE_BYTES if guard is None else GUARDED_BYTES)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -266,24 +277,32 @@ class Server:
         return self._guard.look()
 
     def _receive(self) -> None:
-        router = self._router
-        for _ in range(BATCH):
-            try:
-                identity = router.recv(NOW)
-            except zmq.Again:
-                return
-            payload = router.recv(copy=False)
-            whole = True
-            while payload.more:
-                whole = False
-                payload = router.recv(copy=False)
+        """Read what has come, then answer it: one look at the cache serves all who had asked before it."""
+        for identity, payload, whole in self._come():
             try:
                 self._one(identity, payload, whole=whole)
             except Exception:
                 self.counters["handler_errors"] += 1
                 logger.exception("a message could not be handled")
-            if not int(router.getsockopt(zmq.EVENTS)) & READABLE:
-                return
+
+    def _come(self) -> list[tuple[bytes, zmq.Frame, bool]]:
+        router, come = self._router, []
+        try:
+            while True:
+                identity = router.recv(NOW)
+                payload = router.recv(copy=False)
+                whole = True
+                while payload.more:
+                    whole = False
+                    payload = router.recv(copy=False)
+                come.append((identity, payload, whole))
+                if len(come) == BATCH or not int(router.getsockopt(zmq.EVENTS)) & READABLE:
+                    break
+        except zmq.Again:
+            pass
+        if self._memory is not None:
+            self._memory.turn()
+        return come
 
     def _one(self, identity: bytes, payload: zmq.Frame, *, whole: bool) -> None:
         peer = self._peer(identity, payload)
@@ -294,19 +313,23 @@ class Server:
             self._broken(peer, "broken_frames")
             return
         frame = payload.bytes
-        known = self._quick(peer, frame)
+        known = None if self._memory is None else self._memory.reply(peer, frame)
         if known is not None:
             self.counters["messages"] += 1
             if self._waiting:
-                self._answered(identity, known[0])
-            self._write(identity, known[1])
+                self._answered(identity, m.id_of(known))
+            self._write(identity, known)
             return
         message = self._decoded(peer, frame)
         if message is None:
             return
         self._handle(peer, message)
-        if type(message) is m.JitRequest and message.id not in self._waiting.get(identity, ()):
-            self._learn(peer, frame, message)
+        if (
+            self._memory is not None
+            and type(message) is m.JitRequest
+            and message.id not in self._waiting.get(identity, ())
+        ):
+            self._memory.learn(peer, frame, message)
 
     def _decoded(self, peer: Peer, frame: bytes) -> m.Message | None:
         """What a frame says, as it is to be taken; what can't be taken is answered here."""
@@ -405,8 +428,8 @@ class Server:
 
     def _write(self, identity: bytes, payload: bytes) -> None:
         try:
-            self._router.send(identity, NOW_AND_MORE)
-            self._router.send(payload, NOW)
+            self._send(identity, NOW_AND_MORE)
+            self._send(payload, NOW)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 self._lost(identity)

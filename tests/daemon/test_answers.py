@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from mlc_jit.messages import REPLIES, JitRequest, decode, encode
+from mlc_jit.messages import REPLIES, JitRequest, cut, decode, encode, paste
 from mlc_jitd import answers
 from mlc_jitd.answers import Answers, Frames
 
@@ -154,11 +154,34 @@ def frames(known) -> Frames:
 
 def test_a_frame_that_was_decoded_once_is_answered_by_its_bytes(frames, world):
     for id_ in (1, 127, 128, 65_536, 1 << 40):
-        found = frames.reply(b"one", 1000, 7, frame(id_))
-        assert found is not None
-        assert found[0] == id_
-        assert decode(found[1], REPLIES, strict=True) == answers.result(id_, IDENTITY, ENTRY)
+        for _ in range(2):  # as one of many, and as the one that this connection asked last
+            found = frames.reply(b"one", 1000, 7, frame(id_))
+            assert found is not None
+            assert decode(found, REPLIES, strict=True) == answers.result(id_, IDENTITY, ENTRY)
     assert world.lent[-1] == (b"one", 7, ENTRY)
+
+
+def wide(id_: int) -> bytes:
+    """A frame as ``jit()`` sends it."""
+    before, _, after = cut(frame()) or (b"", 0, b"")
+    return paste(before, id_, after)
+
+
+def test_one_look_counts_for_all_that_had_been_asked_before_it_and_no_longer(frames, world, monkeypatch):
+    looks: list[str] = []
+    monkeypatch.setattr(frames._answers, "_entry_unchanged", lambda _entry: looks.append("look") or world.entry_same)
+    frames.turn()
+    for id_ in range(200, 203):
+        assert frames.reply(b"one", 1000, 7, wide(id_)) is not None
+    assert len(looks) == 1
+    world.entry_same = False
+    assert frames.reply(b"one", 1000, 8, wide(204)) is None, "no lease yet: it gets one, and a look"
+    world.entry_same = True
+    frames.learn(1000, frame(), REQUEST)
+    assert frames.reply(b"one", 1000, 7, wide(205)) is not None
+    frames.turn()
+    world.entry_same = False
+    assert frames.reply(b"one", 1000, 7, wide(206)) is None
 
 
 @pytest.mark.parametrize(

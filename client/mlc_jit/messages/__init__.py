@@ -86,6 +86,7 @@ if TYPE_CHECKING:
         Source,
         ToolchainChoice,
         cut,
+        id_of,
         paste,
     )
 
@@ -148,6 +149,7 @@ __all__ = [
     "cut",
     "decode",
     "encode",
+    "id_of",
     "paste",
 ]
 
@@ -155,7 +157,7 @@ __all__ = [
 _ROOMS = {
     "frames": (
         "FEATURES", "HEARTBEAT_SECONDS", "MAX_LOG_TAIL_BYTES", "MAX_MESSAGE_BYTES", "PROTOCOL", "Policy",
-        "SILENCE_SECONDS", "Source", "ToolchainChoice", "cut", "paste",
+        "SILENCE_SECONDS", "Source", "ToolchainChoice", "cut", "id_of", "paste",
     ),
     "base": ("LATER", "Message"),
     "codec": ("InvalidMessageError", "REPLIES", "REQUESTS", "Table", "UnknownVerbError", "decode", "encode"),

@@ -50,8 +50,11 @@ def unpack(payload: bytes | memoryview) -> Any:
 
 _ID = b"\xa2id"
 _WIDE_ID = struct.Struct(">BQ")
-_UINT64 = 0xCF
-_UINT_BYTES = {0xCC: 1, 0xCD: 2, 0xCE: 4, _UINT64: 8}
+WIDE_ID = 0xCF
+WIDE_ID_BYTES = 9
+"""How ids above 127 begin in our frames, and how long they are."""
+
+_UINT_BYTES = {0xCC: 1, 0xCD: 2, 0xCE: 4, WIDE_ID: 8}
 _MOST_FIXINT = 0x7F
 _HEAD_BYTES = 64
 """Where ``verb`` and ``id`` stand in a frame of ours: at its beginning, in this order."""
@@ -83,4 +86,10 @@ def paste(before: bytes, id_: int, after: bytes) -> bytes:
 
 def packed_id(id_: int) -> bytes:
     """An id as it stands in a frame."""
-    return _WIDE_ID.pack(_UINT64, id_) if id_ > _MOST_FIXINT else bytes((id_,))
+    return _WIDE_ID.pack(WIDE_ID, id_) if id_ > _MOST_FIXINT else bytes((id_,))
+
+
+def id_of(frame: bytes) -> int:
+    """The id of a frame of ours; 0 where it has none at its place."""
+    parts = cut(frame)
+    return 0 if parts is None else parts[1]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlc_jitd.gauge import Gauge
     from mlc_jitd.likeness import Likeness
     from mlc_jitd.schedule.queue import Queue
-    from mlc_jitd.server import Peer
+    from mlc_jitd.server import Memory, Peer
     from mlc_jitd.store import Entry
     from mlc_jitd.work import LookUp, Work
 
@@ -158,13 +158,10 @@ class Engine:
                 return m.Unsupported(id=message.id, asked=message.verb, features=m.FEATURES)
         return None
 
-    def quick(self, peer: Peer, frame: bytes) -> tuple[int, bytes] | None:
-        """The id and the bytes of the reply to a request whose bytes are known."""
-        return self._requests.quick(peer, frame)
-
-    def learn(self, peer: Peer, frame: bytes, request: m.JitRequest) -> None:
-        """A request was answered at once: its bytes may be known from now on."""
-        self._requests.learn(peer, frame, request)
+    @property
+    def memory(self) -> Memory:
+        """What the server asks before it decodes a frame."""
+        return self._requests
 
     def gone(self, identity: bytes) -> None:
         """A connection that waited is no more."""

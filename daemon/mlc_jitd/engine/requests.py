@@ -98,23 +98,29 @@ class Requests:
         if answer is None:
             self._inbox.post(self.asked, peer, request)
             return None
-        self._answered(peer, request.id)
+        self.remembered_hits += 1
+        self._known_by_now(peer, request.id)
         return answer
 
-    def quick(self, peer: Peer, frame: bytes) -> tuple[int, bytes] | None:
-        """The id and the bytes of the reply to a request whose bytes are known."""
+    def turn(self) -> None:
+        """What ``reply`` gets until the next turn has been asked already."""
+        self._frames.turn()
+
+    def reply(self, peer: Peer, frame: bytes) -> bytes | None:
+        """The bytes of the reply to a request whose bytes are known."""
         found = self._frames.reply(peer.identity, peer.uid, peer.pid, frame)
         if found is not None:
-            self._answered(peer, found[0])
+            self.remembered_hits += 1
+            if self._asking:
+                self._known_by_now(peer, m.id_of(found))
         return found
 
     def learn(self, peer: Peer, frame: bytes, request: m.JitRequest) -> None:
         """A request was answered at once: its bytes may be known from now on."""
         self._frames.learn(peer.uid, frame, request)
 
-    def _answered(self, peer: Peer, id_: int) -> None:
-        self.remembered_hits += 1
-        if self._asking and (peer.identity, id_) in self._asking:  # sent again, and meanwhile the answer is known
+    def _known_by_now(self, peer: Peer, id_: int) -> None:
+        if (peer.identity, id_) in self._asking:  # sent again, and meanwhile the answer is known
             self._inbox.post(self.left, (peer.identity, id_), False)
 
     # --- in the engine's thread -------------------------------------------------------------------------------------
