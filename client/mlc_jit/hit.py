@@ -70,19 +70,21 @@ class Begun:
 
 
 class Call:
-    """A call that was a hit over this connection, and what has to be as it was for the answer to be the same."""
+    """A call that was a hit over this connection, and what has to be as it was for the answer to be the same.
+
+    It does not name its connection, which holds it: that one ends with its thread, when nobody names it any more.
+    """
 
     __slots__ = (
-        "after", "before", "channel", "environment", "executable", "given", "hit", "looked", "name", "question",
+        "after", "before", "environment", "executable", "given", "hit", "looked", "name", "question",
         "stderr",
     )  # fmt: skip
 
-    def __init__(self, channel: wire.Channel, name: tuple[Any, ...], given: str, begun: Begun, hit: Hit) -> None:
+    def __init__(self, name: tuple[Any, ...], given: str, begun: Begun, hit: Hit) -> None:
         assert begun.frame is not None, "it was read"
         parts = cut(begun.frame)
         assert parts is not None, "it was read"
         self.before, _, self.after = parts
-        self.channel = channel
         self.name = name
         self.given = given
         self.question = begun.question
@@ -92,13 +94,13 @@ class Call:
         self.stderr = sys.stderr
         self.looked = time.monotonic()
 
-    def still(self) -> bool:
+    def still(self, channel: wire.Channel) -> bool:
         """Whether the same daemon is to be asked in the same way, and its library can be seen from here."""
         door = doorstep.own()
         return (
             door is not None
-            and door.socket == self.channel.place
-            and self.channel.fresh()
+            and door.socket == channel.place
+            and channel.fresh()
             and sys.stderr is self.stderr
             and sys.executable is self.executable
             and os.path.exists(self.hit.path)  # noqa: PTH110 - on the hit path
@@ -106,14 +108,16 @@ class Call:
 
     def ask(self) -> Hit | Begun:
         """Ask once more: the daemon answers each time, and the same answer is known by its bytes."""
+        channel = wire.the_threads()
+        assert channel is not None, "it holds this"
         id_ = wire.next_id()
         packed = packed_id(id_)
         question = self.question
-        frame = _exchange(self.channel, question.before + packed + question.after, id_)
+        frame = _exchange(channel, question.before + packed + question.after, id_)
         if frame == self.before + packed + self.after:
             return self.hit
-        self.channel.kept.pop(self.name, None)
-        return Begun(question, self.channel, id_, frame)
+        channel.kept.pop(self.name, None)
+        return Begun(question, channel, id_, frame)
 
 
 def recall(
@@ -133,7 +137,7 @@ def recall(
         return None
     now = time.monotonic()
     if now - call.looked > LOOK_SECONDS:
-        if not call.still():
+        if not call.still(channel):
             return None
         call.looked = now
     return call
@@ -164,7 +168,7 @@ def ask(
         if len(channel.kept) >= KEPT:
             channel.kept.clear()
         name = (model_path, device, system_lib_prefix)
-        channel.kept[name] = Call(channel, name, given, begun, hit)
+        channel.kept[name] = Call(name, given, begun, hit)
     return hit
 
 
