@@ -90,11 +90,17 @@ def children() -> float:
 
 def together(command: list[str], env: dict[str, str], count: int) -> float:
     """Seconds from the first start until the last has ended."""
-    begun = time.monotonic()
-    started = [subprocess.Popen(command, env=env, cwd="/", stdout=subprocess.DEVNULL) for _ in range(count)]
-    if any([process.wait() for process in started]):  # noqa: C419 - wait for all of them
-        raise SystemExit("a process failed")
-    return time.monotonic() - begun
+    with tempfile.TemporaryFile("w+") as said:
+        begun = time.monotonic()
+        started = [
+            subprocess.Popen(command, env=env, cwd="/", stdout=subprocess.DEVNULL, stderr=said) for _ in range(count)
+        ]
+        failed = [process.wait() for process in started]
+        wall = time.monotonic() - begun
+        if any(failed):
+            said.seek(0)
+            raise SystemExit(f"a process failed:\n{said.read()[-2000:]}")
+    return wall
 
 
 def without(folder: Path, given: argparse.Namespace, model: Path, count: int, env: dict[str, str]) -> float:
