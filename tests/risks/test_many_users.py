@@ -376,7 +376,7 @@ print(json.dumps([len(data), sorted(tries), sorted(name for name, each in tries.
         socket=host.socket,
     ).answer()
     assert tried[0] == path.stat().st_size
-    assert {".locks", ".logs", ".staging", ".used", ".identity", "write"} <= set(tried[1])
+    assert {".locks", ".logs", ".staging", ".identity", "write"} <= set(tried[1])
     assert tried[2] == []
 
 
