@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlc_jit import autostart, services
+from mlc_jit import autostart, hostservice, services
 from mlc_jit.locations import locate
 
 ROOT = Path(__file__).parents[1]
@@ -28,10 +28,8 @@ def filled(kind: str, folder: Path) -> list[Path]:
     if kind == "user":
         files = services.files(locate(), {**os.environ, "XDG_CONFIG_HOME": str(folder)}, "linux")
     else:
-        words = f"{sys.executable} -P -m mlc_jitd run --on-demand"
-        rooms = ROOT / "systemd" / "system"
-        names = (services.SOCKET, services.SERVICE)
-        files = {folder / name: (rooms / name).read_text().replace("@COMMAND@", words) for name in names}
+        units = {path.name: text for path, text in hostservice.files().items() if path.match("systemd/system/*")}
+        files = {folder / name: units[name] for name in (services.SOCKET, services.SERVICE)}
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -196,12 +194,6 @@ def test_uninstall_removes_what_install_wrote(mlc_jit, place):
     assert len(list(units(place).iterdir())) == 2
     assert mlc_jit("service", "uninstall").stdout.count("removed") == 2
     assert list(units(place).iterdir()) == []
-
-
-def test_the_system_mode_is_refused_in_one_sentence(mlc_jit):
-    done = mlc_jit("service", "install", "--system")
-    assert done.returncode == 2
-    assert "docs/security.md" in done.stderr
 
 
 def test_a_service_says_where_its_log_is(tmp_path, monkeypatch):

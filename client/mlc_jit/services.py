@@ -59,6 +59,11 @@ def command() -> list[str]:
     return [sys.executable, "-P", "-m", "mlc_jitd", "run", "--on-demand"]
 
 
+def command_line(words: list[str]) -> str:
+    """A command as a unit file's ``ExecStart`` has it."""
+    return " ".join(_quoted(word).replace("$", "$$") for word in words)
+
+
 def environment(places: Locations, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables that lead the daemon to the same places as the clients of this environment."""
     env = os.environ if environ is None else environ
@@ -75,7 +80,7 @@ def files(places: Locations, environ: Mapping[str, str] | None = None, platform:
     if platform == "darwin":
         return {where / AGENT: agent(places, variables)}
     lines = "\n".join(f"Environment={_quoted(f'{name}={value}')}" for name, value in variables.items())
-    words = " ".join(_quoted(word).replace("$", "$$") for word in command())
+    words = command_line(command())
     unit = template("systemd/user", SERVICE).replace("@COMMAND@", words).replace("@ENVIRONMENT@", lines)
     listen = template("systemd/user", SOCKET).replace("@SOCKET@", os.fspath(places.socket).replace("%", "%%"))
     head = f"# {MARK}, which overwrites it; `mlc-jit service uninstall` removes it.\n"
@@ -112,6 +117,11 @@ def installed(environ: Mapping[str, str] | None = None, platform: str = sys.plat
         return None
     if platform == "darwin":
         return _installed_agent(paths[0])
+    return read_units(paths)
+
+
+def read_units(paths: tuple[Path, ...]) -> Installed:
+    """What units say that we wrote."""
     texts = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
     started = _words(_value(texts, "ExecStart=").replace("$$", "$"))
     homes = [word.partition("=")[2] for word in _variables(texts) if word.startswith("MLC_LLM_HOME=")]

@@ -1,17 +1,21 @@
-"""``mlc-jit service``: make mlc-jitd a service of this user's systemd or launchd, undo that, show how it is."""
+"""``mlc-jit service``: make mlc-jitd a service of this user's systemd or launchd, undo that, show how it is.
+
+The service of all users of a host is ``hostservice``'s.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 from mlc_jit import services
-from mlc_jit.autostart import manager_environment, manager_runs
-from mlc_jit.errors import RequestError, StoreUnwritableError
+from mlc_jit.autostart import manager_runs
+from mlc_jit.cli import hostservice, managers
+from mlc_jit.cli.managers import DONE
+from mlc_jit.errors import RequestError
 from mlc_jit.locations import locate
 
 if TYPE_CHECKING:
@@ -19,8 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAC = sys.platform == "darwin"
-SECONDS = 30.0
-DONE = "done"
 NO_MANAGER = (
     "No service manager of this user runs here (a container, or a session without one), so nothing is started;\n"
     "clients start a daemon by themselves, as without these files."
@@ -34,13 +36,15 @@ def add(verbs: Any) -> None:
         help="make mlc-jitd a service of systemd or launchd that the first client starts",
         description="Write, remove or show the files that make mlc-jitd a service: on Linux a socket and a service of "
         "your systemd, on macOS an agent of your launchd. The first client starts the daemon, for the cache home and "
-        "socket that clients of this environment use.",
+        "socket that clients of this environment use. With --system, on Linux: the units, the user and "
+        "the settings of one daemon for all users of this host.",
     )
     parser.add_argument("what", choices=("install", "uninstall", "status"))
     scope = parser.add_mutually_exclusive_group()
     scope.add_argument("--user", action="store_true", help="for this user; the default")
-    scope.add_argument("--system", action="store_true", help="for all users of this host")
+    scope.add_argument("--system", action="store_true", help="for all users of this host, as root; switches it on, too")
     parser.add_argument("--now", action="store_true", help="install: switch it on and start its socket too")
+    parser.add_argument("--root", metavar="DIR", help="with --system: the tree of an image instead of this system")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=run)
@@ -48,14 +52,10 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
-    if arguments.system:
-        raise RequestError(
-            "`mlc-jit service` manages services of one user; that of all users of a host is the administrator's.",
-            remedy="docs/security.md has its units and steps. For a service of your own: `mlc-jit service install`.",
-            reason="system",
-        )
+    if arguments.root and not arguments.system:
+        raise RequestError("--root goes with --system alone.", remedy="Add --system, or leave --root out.")
     verbs = {"install": install, "uninstall": uninstall, "status": status}
-    report = verbs[arguments.what](arguments)
+    report = hostservice.run(arguments) if arguments.system else verbs[arguments.what](arguments)
     lines = report.pop("lines")
     print(json.dumps(report, indent=1) if arguments.json else "\n".join(lines))
     return int(report.get("failed", False))
@@ -79,7 +79,7 @@ def install(arguments: argparse.Namespace) -> dict[str, Any]:
             if arguments.dry_run and not same:
                 lines += [f"    {line}".rstrip() for line in text.splitlines()]
             continue
-        _write(path, text)
+        managers.write(path, text)
         lines.append(f"wrote  {path}")
     lines += [
         "",
@@ -91,7 +91,7 @@ def install(arguments: argparse.Namespace) -> dict[str, Any]:
         failed = arguments.now
         lines += ["", NO_MANAGER]
     elif arguments.now and not arguments.dry_run:
-        said = [_do(step) for step in steps]
+        said = [managers.do(step) for step in steps]
         failed = any(each != DONE for each in said)
         lines += ["", *(f"{' '.join(step)}: {each}" for step, each in zip(steps, said, strict=True))]
         steps = [step for step, each in zip(steps, said, strict=True) if each != DONE]
@@ -113,7 +113,7 @@ def uninstall(arguments: argparse.Namespace) -> dict[str, Any]:
     lines, removed = [], []
     if paths and not arguments.dry_run and _manager_reachable():
         step = _stop_step(paths[0])
-        lines.append(f"{' '.join(step)}: {_do(step)}")
+        lines.append(f"{' '.join(step)}: {managers.do(step)}")
     for path in paths:
         if not services.ours(path):
             lines.append(f"left alone, since it was not written by us  {path}")
@@ -123,7 +123,7 @@ def uninstall(arguments: argparse.Namespace) -> dict[str, Any]:
             path.unlink()
         lines.append(f"{'would remove' if arguments.dry_run else 'removed'}  {path}")
     if removed and not arguments.dry_run and not MAC and _manager_reachable():
-        _do(["systemctl", "--user", "daemon-reload"])
+        managers.do(["systemctl", "--user", "daemon-reload"])
     lines = lines or ["No service of this user is installed."]
     return {"files": removed, "dry_run": arguments.dry_run, "lines": lines}
 
@@ -154,18 +154,6 @@ def status(_arguments: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    except OSError as error:
-        raise StoreUnwritableError(
-            f"{path} can't be written: {error.strerror or error}.", remedy="Make its folder writable for this user."
-        ) from error
-
-
 def _start_steps(path: Path) -> list[list[str]]:
     if MAC:
         return [["launchctl", "bootstrap", f"gui/{os.getuid()}", os.fspath(path)]]
@@ -187,34 +175,9 @@ def _states() -> dict[str, str]:
     if not _manager_reachable():
         return {}
     if MAC:
-        said = _run(["launchctl", "print", f"gui/{os.getuid()}/{services.NAME}"])
+        said = managers.ran(["launchctl", "print", f"gui/{os.getuid()}/{services.NAME}"])
         return {services.NAME: "loaded" if said is not None and said.returncode == 0 else "not loaded"}
-    states = {}
-    for unit in (services.SOCKET, services.SERVICE):
-        words = []
-        for question in ("is-active", "is-enabled"):
-            said = _run(["systemctl", "--user", question, unit])
-            words.append((said.stdout.strip() if said is not None else "") or "unknown")
-        # A service that a socket starts is not enabled itself.
-        states[unit] = words[0] if unit == services.SERVICE else ", ".join(dict.fromkeys(words))
-    return states
-
-
-def _do(step: list[str]) -> str:
-    """Run a command of the manager; ``DONE``, or why not."""
-    said = _run(step)
-    if said is None:
-        return f"{step[0]} can't be run"
-    return DONE if said.returncode == 0 else (said.stderr.strip() or f"exit status {said.returncode}")
-
-
-def _run(step: list[str]) -> subprocess.CompletedProcess[str] | None:
-    try:
-        return subprocess.run(
-            step, capture_output=True, text=True, timeout=SECONDS, check=False, env=manager_environment()
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    return managers.states((services.SOCKET, services.SERVICE), "--user")
 
 
 def _user() -> str:

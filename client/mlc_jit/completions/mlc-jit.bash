@@ -32,7 +32,7 @@ _shtab_mlc_jit_export_option_strings=(-h --help --all -o --output --json)
 _shtab_mlc_jit_import_option_strings=(-h --help --json)
 _shtab_mlc_jit_remote_option_strings=(-h --help --all --again --quick --repair --unused-days --max-age-days --dry-run -n --json)
 _shtab_mlc_jit_config_option_strings=(-h --help --changed --json)
-_shtab_mlc_jit_service_option_strings=(-h --help --user --system --now --dry-run --json)
+_shtab_mlc_jit_service_option_strings=(-h --help --user --system --now --root --dry-run --json)
 _shtab_mlc_jit_completion_option_strings=(-h --help)
 _shtab_mlc_jit_option_strings=(-h --help --version)
 

@@ -59,7 +59,7 @@ function _shtab_mlc_jit_using
 end
 
 set -g _shtab_mlc_jit_commands compile exec status top list gc log history trace report cancel stop pin unpin prewarm watch doctor explain verify quarantine adopt export import remote config service completion
-set -g _shtab_mlc_jit_opts_with_value --device --grace-seconds --interval --last --max-age-days --max-size --min-free --opt --output --overrides --policy --stale-days --system-lib-prefix --unused-days -o
+set -g _shtab_mlc_jit_opts_with_value --device --grace-seconds --interval --last --max-age-days --max-size --min-free --opt --output --overrides --policy --root --stale-days --system-lib-prefix --unused-days -o
 
 complete -c mlc-jit -e
 complete -c mlc-jit -f
@@ -217,8 +217,9 @@ complete -c mlc-jit -n '_shtab_mlc_jit_using config' -l json -d 'print everythin
 complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a service -d 'make mlc-jitd a service of systemd or launchd that the first client starts'
 complete -c mlc-jit -n '_shtab_mlc_jit_using service' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jit -n '_shtab_mlc_jit_using service' -l user -d 'for this user; the default'
-complete -c mlc-jit -n '_shtab_mlc_jit_using service' -l system -d 'for all users of this host'
+complete -c mlc-jit -n '_shtab_mlc_jit_using service' -l system -d 'for all users of this host, as root; switches it on, too'
 complete -c mlc-jit -n '_shtab_mlc_jit_using service' -l now -d 'install: switch it on and start its socket too'
+complete -c mlc-jit -n '_shtab_mlc_jit_using service' -l root -x -d 'with --system: the tree of an image instead of this system'
 complete -c mlc-jit -n '_shtab_mlc_jit_using service' -l dry-run -d 'say what would be done, do nothing'
 complete -c mlc-jit -n '_shtab_mlc_jit_using service' -l json -d 'print everything as JSON'
 complete -c mlc-jit -n '_shtab_mlc_jit_using service; and test $_shtab_mlc_jit_npos -eq 0' -ka "install uninstall status" -d what
