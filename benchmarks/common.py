@@ -76,6 +76,7 @@ def ground(**variables: str) -> Iterator[tuple[Path, Path]]:
     folder = Path(tempfile.mkdtemp(prefix="mlcjit", dir="/tmp"))
     os.environ.update(MLC_LLM_HOME=str(folder / "home"), MLC_JITD_RUNTIME_DIR=str(folder / "run"))
     os.environ["MLC_JITD_AUTOSTART"] = "detached"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode: nobody compiles it anew
     os.environ.update(variables)
     try:
         yield folder, model(folder / "tiny")
