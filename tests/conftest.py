@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
 
+# How long an example takes is the host's business: each test has its own limit.
+hypothesis.settings.register_profile(
+    "here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None
+)
 # CI tries the same examples each time: it tells whether a change is sound. Looking for new ones is a developer's run.
-hypothesis.settings.register_profile("ci", derandomize=True, database=None)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("here"), derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 SWITCHES = ("MLC_JITD_TEST_", "MLC_JITD_SHARED")
 LEAKING = ("MLC_", "XDG_", "FLASHINFER_", "NOTIFY_SOCKET", "LISTEN_", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")

@@ -92,7 +92,7 @@ def test_a_thread_and_a_descriptor(scene: Scene) -> None:
 
 def test_a_fleet_whose_test_failed_is_ended(place: Place, pids: list[int]) -> None:
     clients = Clients(place)
-    fleet = clients.code("os.fork()\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
+    fleet = clients.code("os.fork()\nos.write(1, b'%d\\n' % os.getpid())\ntime.sleep(60)")
     assert fleet.process.stdout is not None
     pids += [int(fleet.process.stdout.readline()) for _ in range(2)]
     clients.end()
@@ -103,7 +103,9 @@ def test_every_place_is_the_tests_own(place: Place) -> None:
     ours = [name for name in os.environ if name.startswith(("MLC_", "XDG_")) and not name.startswith("MLC_JITD_TEST_")]
     assert {"MLC_LLM_HOME", "MLC_JITD_RUNTIME_DIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME"} <= set(ours)
     for name in [*ours, "HOME", "TMPDIR"]:
-        assert name in ("MLC_JITD_SHARED", "MLC_JITD_CGROUP") or os.environ[name].startswith(str(place.root))
+        assert name in ("MLC_JITD_SHARED", "MLC_JITD_CGROUP", "MLC_JITD_SYSTEM") or os.environ[name].startswith(
+            str(place.root)
+        )
     assert tempfile.gettempdir() == str(place.tmp)
     assert Path.home() == place.home
     assert len(str(place.runtime / ("0" * 16 + ".sock"))) < 60

@@ -225,6 +225,8 @@ class Conversation:
             readable(self._interrupt.fileno(), self._interrupt, until)
 
     def _connected(self) -> wire.Channel:
+        if self._asked_over is not None:
+            return self._asked_over  # whoever has the question answers it, though another may be at the path by now
         channel = wire.current(self._places.socket)
         if channel is None:
             from mlc_jit import autostart  # noqa: PLC0415 - subprocess and filelock: not for a hit

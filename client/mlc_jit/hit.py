@@ -114,7 +114,9 @@ class Call:
         packed = packed_id(id_)
         question = self.question
         frame = _exchange(channel, question.before + packed + question.after, id_)
-        if frame == self.before + packed + self.after:
+        if frame == self.before + packed + self.after or (
+            frame is not None and cut(frame) == (self.before, id_, self.after)  # ids have more than one form
+        ):
             return self.hit
         channel.kept.pop(self.name, None)
         return Begun(question, channel, id_, frame)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.scripted import Scripted, silent
+from harness.scripted import Scripted
 from mlc_jit import _version, api, autostart, channel, hit, jit, log, request
 from mlc_jit import messages as m
 from mlc_jit.reach import reach
@@ -106,6 +106,21 @@ def test_a_hit_is_asked_for_each_time_and_known_by_its_bytes(
         assert len(daemon.asked()) == 4
 
 
+def test_an_id_in_another_form_makes_no_other_answer(
+    socket: Path, library: str, model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that decodes the question writes ids as short as they are, one that knows its bytes as they came."""
+    folder = model()
+    monkeypatch.setattr(channel, "next_id", itertools.count(1000).__next__)
+    with Scripted(socket, lambda message, _: [m.Result(id=message.id, path=library, key="k")]):
+        for _ in range(3):
+            jit(folder, {}, "cpu")
+        for _ in range(2):
+            call = hit.recall(folder, {}, "cpu", None)
+            assert call is not None
+            assert isinstance(call.ask(), hit.Hit)
+
+
 @pytest.mark.parametrize(
     "change",
     ["environment", "standard error", "interpreter", "library"],
@@ -143,19 +158,17 @@ def test_a_warning_is_told_though_it_is_a_hit(
 
 
 def test_ctrl_c_while_a_hit_is_waited_for_is_told_the_daemon(
-    socket: Path, library: str, model: Callable[..., Path]
+    socket: Path, library: str, model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model()
 
-    def script(message: m.Message, heard: list[m.Message]) -> list[m.Message]:
-        if sum(isinstance(each, m.JitRequest) for each in heard) > 2:
-            os.kill(os.getpid(), signal.SIGINT)
-            return silent(message, heard)
-        return [m.Result(id=message.id, path=library, key="k")]
+    def interrupted(self: channel.Channel, frame: bytes) -> bytes:
+        self.post(frame)
+        raise KeyboardInterrupt
 
-    with Scripted(socket, script) as daemon:
+    with Scripted(socket, lambda message, _: [m.Result(id=message.id, path=library, key="k")]) as daemon:
         jit(folder, {}, "cpu")
-        jit(folder, {}, "cpu")
+        monkeypatch.setattr(channel.Channel, "exchange", interrupted)
         with pytest.raises(KeyboardInterrupt):
             jit(folder, {}, "cpu")
         until(daemon.left, what="the daemon to hear of it")

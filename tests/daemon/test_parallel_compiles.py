@@ -185,7 +185,7 @@ def test_a_full_queue_says_so(start_daemon: Callable[..., Daemon], double: Doubl
     until(double.starts)
     second = client.ask(waits)
     until(lambda: waiters() == 2)
-    with pytest.raises(BusyError, match="1 jobs of this user wait already, 1 may") as told:
+    with pytest.raises(BusyError, match="1 jobs of this user wait or run already, 1 may") as told:
         ask(third)
     assert told.value.reason == "user-full"
     assert told.value.remedy
