@@ -161,9 +161,12 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _require_safe(toolchain: Named) -> None:
-    """Refuse an interpreter that somebody else could replace: it, and each folder above it."""
-    real = Path(toolchain.python).resolve()
-    for path in (real, *real.parents):
+    """Refuse an interpreter that somebody else could replace: it, and each folder above it.
+
+    That of a virtual environment is a link, and takes its packages from where the link lies: folders above that count.
+    """
+    named, real = Path(os.path.abspath(toolchain.python)), Path(toolchain.python).resolve()  # noqa: PTH100 - links stay
+    for path in dict.fromkeys((real, *real.parents, *named.parents)):
         try:
             about = path.stat()
         except OSError as error:

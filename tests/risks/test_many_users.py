@@ -456,6 +456,15 @@ def test_an_interpreter_that_others_may_write_is_refused(host):
         host.serve(toolchains=json.dumps({"open": str(python)}))
 
 
+def test_a_virtual_environment_of_somebody_else_is_refused(host):
+    """Its interpreter is root's, and its packages are whoever's folder it is."""
+    folder = host.place.folder("theirs")
+    (folder / "python").symlink_to(Path(sys.executable).resolve())
+    os.chown(folder, ALICE, ALICE)
+    with pytest.raises(AssertionError, match=f"theirs belongs to uid {ALICE}"):
+        host.serve(toolchains=json.dumps({"theirs": str(folder / "python")}))
+
+
 def test_roles_change_while_it_runs(host, alice):
     daemon = host.serve(users=[str(BOB)])
     assert alice.ask(alice.model()).error()["error"] == "AccessRefusedError"

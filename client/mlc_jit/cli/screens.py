@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LEAST = 10
 """Columns that a text is not cut below, however narrow the terminal."""
 
+SETTLED_SECONDS = 60.0
+"""Before that, a daemon's share of a core is that of its start: thousands of percent."""
+
 JOB_HEADS = ["KEY", "STATE", "PROGRESS", "TIME", "LEFT", "WAITERS", "MODEL"]
 JOB_RIGHT = frozenset({3, 4, 5})
 
@@ -84,7 +87,9 @@ def host(report: m.HostReport, *, slots: int) -> str:
 
 def itself(report: m.HostReport, uptime: float) -> str:
     """What the daemon takes."""
-    share = 100 * report.processor / uptime if uptime > 0 else 0.0
+    if uptime < SETTLED_SECONDS:
+        return size(report.resident)
+    share = 100 * report.processor / uptime
     return f"{size(report.resident)}, {share:.1f} % of a core since its start"
 
 
