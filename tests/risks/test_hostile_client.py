@@ -105,7 +105,7 @@ try:
         s.sendall(part)
         sent += len(part)
         if len(part) * 2048 < sent: time.sleep(0.01)
-except OSError as error:
+except (BrokenPipeError, ConnectionResetError):
     print(json.dumps(sent))
 """
 
@@ -201,8 +201,9 @@ def test_a_flood(served, what, least):
     hits_are_answered(alice)
     assert daemon.process.poll() is None
     assert process.memory_info().rss - before < (GROWTH if what is not ENDLESS else GROWTH_OF_FUSE)
-    until(lambda: counted(alice, "hung_up") > 0, what="whoever floods to be disconnected")
-    assert (counted(alice, "fuse") > 0) == (what is ENDLESS)
+    if what is not ENDLESS:  # that one was disconnected, as it says: by the fuse, or sooner by ZeroMQ
+        until(lambda: counted(alice, "hung_up") > 0, what="whoever floods to be disconnected")
+        assert counted(alice, "fuse") == 0
 
 
 def test_silent_and_slow_connections(served):

@@ -121,7 +121,14 @@ def test_a_daemon_whose_observer_dies_goes_on(world: World, place: Place) -> Non
     folder = model(place, "m")
     world.ask(folder)
     until(lambda: world.manner(folder) == "events" and world.watcher._events.watched, what="it to be watched")
-    world.watcher._events._running.close()
+
+    def dies() -> bool:
+        running = world.watcher._events._running
+        if running is not None:
+            running.close()
+        return running is not None
+
+    until(dies, what="an observer to end")
     until(
         lambda: "observer_died" in world.watcher._losses.read() and world.watcher._events.watched,
         what="another observer",
