@@ -114,6 +114,8 @@ def library(
     Raises:
         JitError: As ``jit()``.
     """
+    if _calls < ENOUGH_CALLS:
+        _count()
     quick = on_progress is None and timeout is None
     call = hit.recall(model_path, overrides, device, system_lib_prefix) if quick else None
     if call is None and settings.current().mode == "off":
@@ -132,6 +134,18 @@ def library(
     answer = found if isinstance(found, hit.Hit) else _ask(asked, found, on_progress, deadline_of(timeout))
     tell_answer(answer, logger)
     return answer
+
+
+ENOUGH_CALLS = 2
+_calls = 0
+
+
+def _count() -> None:
+    """Who asks a second time will live: all that a later call may need is loaded now, while it is of this version."""
+    global _calls  # noqa: PLW0603
+    _calls += 1
+    if _calls == ENOUGH_CALLS:
+        from mlc_jit import asking, autostart  # noqa: F401, PLC0415 - not for a process that asks once
 
 
 def _ask(asked: Question, begun: hit.Begun | None, tell: OnProgress | None, deadline: float | None) -> m.Result:

@@ -27,6 +27,7 @@ from mlc_jit.errors import (
     WaitTimedOutError,
 )
 from mlc_jit.locations import NO_HOME, Locations
+from mlc_jit.messages import codec, core  # noqa: F401 - now: who waits may outlive the files of this version
 from mlc_jit.vigil import Vigil
 
 if TYPE_CHECKING:

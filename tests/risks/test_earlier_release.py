@@ -46,6 +46,8 @@ paths, rounds = set(), 0
 while not os.path.exists(given["end"]) or not rounds:
     paths.add(jit(given["model"], {}, "cpu").model_lib_path)
     rounds += 1
+    if rounds == 3:
+        open(given["end"] + ".steady", "w").close()  # it has loaded what it began with
     time.sleep(0.02)
 print(json.dumps({"paths": sorted(paths), "said": said, "rounds": rounds}))
 """
@@ -147,6 +149,7 @@ def test_an_upgrade_and_a_downgrade_in_place_restart_once_and_lose_no_request(
     waiting = client.ask(double.model("slow", told={"wait_for": gate}), **here.variables)
     until(lambda: len(double.starts()) == 2)
     steady = client.code(STEADY, here.variables, model=hit, end=end)
+    until(Path(f"{end}.steady").exists, what="a client that has asked before")
     here.put(after)
     until(lambda: "installation was replaced" in daemon.log.read_text(), limit=30)
     until(lambda: [pid for pid in place.daemons() if pid != daemon.pid], what="a successor", limit=30)

@@ -33,6 +33,8 @@ paths, rounds = set(), 0
 while not os.path.exists(given["end"]) or not rounds:
     paths.add(jit(given["model"], {}, "cpu").model_lib_path)
     rounds += 1
+    if rounds == 3:
+        open(given["end"] + ".steady", "w").close()  # it has loaded what it began with
     time.sleep(given["pause"])
 print(json.dumps({"paths": sorted(paths), "said": said, "rounds": rounds}))
 """
@@ -93,6 +95,7 @@ def test_an_upgrade_in_place_drains_and_loses_no_request(
     waiting = client.ask(double.model("slow", told={"wait_for": gate}), **installation.variables)
     until(lambda: len(double.starts()) == 2)
     steady = client.code(STEADY, installation.variables, model=hit, end=end, pause=0.02)
+    until(Path(f"{end}.steady").exists, what="a client that has asked before")
     installation.install("2.0")
     until(lambda: "installation was replaced" in daemon.log.read_text(), 30)
     until(lambda: place.daemons() != [daemon.pid], what="a successor", limit=30)
