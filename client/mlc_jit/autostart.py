@@ -200,6 +200,7 @@ def _command(places: Locations) -> list[str]:
 def _environment(places: Locations) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_THE_DAEMON}
     env["MLC_LLM_HOME"] = os.fspath(places.home)
+    env["MLC_JITD_MODE"] = "user"  # a daemon of many users is started by its administrator, and by nobody else
     if env.get("MLC_JITD_CONFIG"):
         env["MLC_JITD_CONFIG"] = os.path.abspath(env["MLC_JITD_CONFIG"])  # noqa: PTH100 - it runs in another folder
     if "PYTHONPATH" in env:

@@ -51,6 +51,7 @@ def _setting(
     least: float = 0,
     kind: values.Kind | None = None,
     live: bool = False,
+    shared: bool = True,
     page: str = "",
 ) -> Any:
     """A field of `Settings`.
@@ -61,10 +62,12 @@ def _setting(
         least: The smallest number.
         kind: How its text is read, where the default does not say.
         live: Whether SIGHUP changes it in a running daemon; then `app` says how.
+        shared: Whether the host's file and the user's may have it, which several daemons read.
         page: The page of docs/ with more about it.
     """
     kind = kind or values.of_default(default, least)
-    return field(default=default, metadata={"meaning": meaning, "kind": kind, "live": live, "page": page})
+    about = {"meaning": meaning, "kind": kind, "live": live, "shared": shared, "page": page}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +236,7 @@ class Settings:
         "user",
         "`user`: serves the user that runs it and nobody else; `system`: serves the users of this host that are listed",
         kind=values.words({each: each for each in ("user", "system")}),
+        shared=False,
         page="security.md",
     )
     users: str = _setting(
@@ -370,7 +374,7 @@ def gather(environ: Mapping[str, str] | None = None, *, flags: Mapping[str, str]
         named = os.fspath(path) == env.get(CONFIG)
         keys = _read(path, slips, named=named)
         files.append((path, keys is not None))
-        given += _of_file(path, keys or {}, slips)
+        given += _of_file(path, keys or {}, slips, named=named)
     given += _of_variables(env, elsewhere)
     given += [_Given(name, text, "flag", flag(name), f"{flag(name)} {text}") for name, text in (flags or {}).items()]
     for each in given:
@@ -414,15 +418,23 @@ def _read(path: Path, slips: list[RequestError], *, named: bool) -> dict[str, An
     return None
 
 
-def _of_file(path: Path, keys: Mapping[str, Any], slips: list[RequestError]) -> Iterator[_Given]:
-    kinds: dict[str, values.Kind] = {each.name: each.metadata["kind"] for each in dataclasses.fields(Settings)}
-    names = list(kinds)
+def _of_file(path: Path, keys: Mapping[str, Any], slips: list[RequestError], *, named: bool) -> Iterator[_Given]:
+    about = {each.name: each.metadata for each in dataclasses.fields(Settings)}
     for key, value in keys.items():
         where = f"`{key}` in {path}"
-        if key not in names:
-            slips.append(RequestError(f"{where} is no setting.", remedy=_meant(key, names)))
+        if key not in about:
+            slips.append(RequestError(f"{where} is no setting.", remedy=_meant(key, list(about))))
             continue
-        table = isinstance(value, dict) and kinds[key].table
+        if not named and not about[key]["shared"]:
+            slips.append(
+                RequestError(
+                    f"{where} does not count: users' own daemons read this file, too.",
+                    remedy=f"Remove it. The daemon that is meant is told by {flag(key)} or {PREFIX}{key.upper()}, as "
+                    "the unit of `mlc-jit service install --system` does.",
+                )
+            )
+            continue
+        table = isinstance(value, dict) and about[key]["kind"].table
         text = json.dumps(value) if table else values.text_of_toml(value)
         if text is None:
             slips.append(RequestError(f"{where} is a {type(value).__name__}.", remedy="Give one value, or a list."))

@@ -61,6 +61,22 @@ def test_a_flag_beats_a_variable_beats_the_users_file_beats_the_hosts(files):
     assert found.files == ((host, True), (user, True))
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_only_one_daemon_can_be_is_no_matter_of_a_file_that_several_read(files, tmp_path, which):
+    """Else a line in the host's file would turn every user's daemon into the host's, which none of them can be."""
+    env = files[2]
+    files[which].write_text('mode = "system"\njobs = 3\n')
+    found = gather(env)
+    assert (found.settings.mode, found.settings.jobs) == ("user", 3)
+    (slip,) = found.in_files
+    assert f"`mode` in {files[which]} does not count" in slip.message
+    assert "--mode or MLC_JITD_MODE" in slip.remedy
+    with pytest.raises(RequestError, match="does not count"):
+        Settings.load({**env, "MLC_JITD_MODE": "system"})
+    (tmp_path / "its own.toml").write_text('mode = "system"\n')
+    assert Settings.load({**env, "MLC_JITD_CONFIG": str(tmp_path / "its own.toml")}).mode == "system"
+
+
 def test_one_file_may_be_named_instead_of_both(files, tmp_path):
     host, user, env = files
     host.write_text("jobs = 1\n")

@@ -135,6 +135,13 @@ def test_a_slip_in_a_daemons_setting_keeps_nobody_from_a_library(double: Double,
     assert any("MLC_JITD_JOBS='many'" in log.read_text() for log in place.runtime.glob("*.log"))
 
 
+def test_a_client_never_starts_a_daemon_of_many_users(double: Double, client: Clients, place: Place) -> None:
+    """Whatever its environment and its files say: that one is its administrator's to start."""
+    place.config.write_text('mode = "system"\n')
+    client.ask(double.model(), MLC_JITD_MODE="system").path()
+    assert len(place.daemons()) == starts_logged(place) == 1
+
+
 def test_a_socket_path_that_is_too_long_makes_it_slower_not_broken(
     double: Double, client: Clients, place: Place
 ) -> None:
