@@ -297,13 +297,12 @@ class Hub:
         now = time.monotonic()
         if now >= vigil.due:
             try:
-                again = vigil.silent(now, wire.reach(channel.path))
+                step = vigil.silent(now, wire.reach(channel.path))
             except JitError as error:
                 self._end_all(error)
                 return
-            if again:
-                for wait, _ in self._waits.values():
-                    channel.post(wait.question.frame(wait.id))
+            if step != "wait":
+                channel.remind(step, (wait.question.frame(wait.id) for wait, _ in self._waits.values()))
                 self._take()
         self._timer = asyncio.get_running_loop().call_later(max(0.0, vigil.due - now), self._on_time)
 

@@ -21,10 +21,11 @@ from mlc_jit.messages.frames import FEATURES, FIRST_PROBE_SECONDS, MAX_MESSAGE_B
 from mlc_jit.reach import Reach, reach, served
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from mlc_jit.interrupt import Interrupt
+    from mlc_jit.vigil import Step
 
 SETTLE_SECONDS = 0.5
 """How long a client that is about to end waits until its last word has arrived."""
@@ -95,6 +96,20 @@ class Channel:
                 remedy="Look for very long environment variables or overrides.",
             )
         self.post(payload)
+
+    def remind(self, step: Step, frames: Iterable[bytes]) -> None:
+        """Do what a ``Vigil`` says of a daemon that was silent.
+
+        Args:
+            step: What it says.
+            frames: What was asked over this connection and is not answered.
+        """
+        if step == "wait":
+            return
+        if step == "greet":
+            self.post(hello(next_id()))
+        for frame in frames:
+            self.post(frame)
 
     def exchange(self, frame: bytes) -> bytes | None:
         """Post a frame and take the next one, if it comes before a first look at the daemon is due.
@@ -175,8 +190,8 @@ class Channel:
         while True:
             frame = self.take(max(0.0, vigil.due - time.monotonic()))
             if frame is None:
-                if vigil.silent(time.monotonic(), reach(self.path)) and remind is not None:
-                    self.send(remind)
+                step = vigil.silent(time.monotonic(), reach(self.path))
+                self.remind(step, () if remind is None else (m.encode(remind),))
                 continue
             vigil.word(time.monotonic())
             message = heard(frame, strict=strict)

@@ -179,12 +179,13 @@ def run(
             tick=_tick(life, rounds),
             away=leases.disconnected,
             guard=system.guard if system is not None else None,
+            ended=engine.nudge,
         )
+        engine.open(server)
         explaining = _explaining(engine, work)
         more_takers = {} if system is None else system.open(engine, work, asks)
         naming = _naming(engine, work, settings)
-        fleet = Membership(settings, work)
-        fleet.follow(engine)
+        fleet = _fleet(engine, work, settings)
         engine.retire = life.retire
         _read_manifests_soon(work, likeness, engine.overview)
         try:
@@ -196,7 +197,7 @@ def run(
             ready()
             service.ready()
             with Signals(engine.nudge):
-                engine.serve(server)
+                engine.serve()
         finally:
             for room in (metrics, rounds, watcher, naming, fleet, explaining, server, recorder, keeper, work):
                 room.close()
@@ -212,6 +213,12 @@ def _naming(engine: Engine, work: Work, settings: Settings) -> Naming:
         engine.addenda.append(naming.complete)
         naming.start()
     return naming
+
+
+def _fleet(engine: Engine, work: Work, settings: Settings) -> Membership:
+    fleet = Membership(settings, work)
+    fleet.follow(engine)
+    return fleet
 
 
 def _live(engine: Engine, live: Live, work: Work, settings: Settings) -> Metrics | contextlib.ExitStack:
@@ -327,7 +334,7 @@ def _rounds(engine: Engine, life: Life, keeper: Housekeeper, watcher: Watcher) -
     """What can hang comes last."""
     engine.rest = life.pace
     rounds = Rounds()
-    for call in (life.look_around, engine.look_at_server, keeper.reap, watcher.glance, life.look_at_installation):
+    for call in (life.look_around, keeper.reap, watcher.glance, life.look_at_installation):
         rounds.add(call)
     return rounds
 

@@ -48,17 +48,17 @@ class NoLease:
 
 @runtime_checkable
 class Away(Protocol):
-    """Another host compiles it."""
+    """Somebody else compiles it: another host, a farm, another process of this host (`locked`)."""
 
     def wait(self, report: Callable[[Stage], None], stop: StopSignal) -> Came | None:
         """Wait until there is something to do; hold no cores meanwhile.
 
         Args:
-            report: Told what the other host says of its compile.
+            report: Told what there is to know of that compile.
             stop: Ends the wait from another thread.
 
         Returns:
-            The library, published here; ``None`` if this host should try again to compile it, or ``stop`` said so.
+            The library, published here; ``None`` if this process should try again to compile it, or ``stop`` said so.
 
         Raises:
             JitError: There is none to be had.

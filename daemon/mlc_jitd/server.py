@@ -135,6 +135,7 @@ class Server:
             latest.
         memory: Asked before a frame is decoded.
         away: Told the identity of any connection that a message could not be sent to.
+        ended: Called when nobody answers any more, whatever the reason.
     """
 
     def __init__(
@@ -148,11 +149,13 @@ class Server:
         tick: Callable[[], float] | None = None,
         away: Callable[[bytes], None] = lambda _identity: None,
         memory: Memory | None = None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._memory = memory
         self._handler = handler
         self._gone = gone
         self._away = away
+        self._ended = ended
         self._tick = tick
         self._allow = frozenset({os.getuid()}) if allow is None else allow
         self._guard = guard
@@ -166,6 +169,7 @@ class Server:
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
         self._awake = False
+        self._running = True
         self._stop = threading.Event()
         self._context = zmq.Context(io_threads=1)
         self._router = self._context.socket(zmq.ROUTER)
@@ -201,8 +205,8 @@ class Server:
         return sum(map(len, list(self._waiting.values())))
 
     def alive(self) -> bool:
-        """Whether the server's thread runs."""
-        return self._thread.is_alive()
+        """Whether the server answers, or will once it is started."""
+        return self._running
 
     def connected(self) -> int:
         """How many clients have a connection; in the server's thread, so in its ``tick``."""
@@ -229,6 +233,13 @@ class Server:
     # --- the server's thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._running = False
+            self._ended()
+
+    def _serve(self) -> None:
         poller = self._poller()
         next_beat = next_tick = time.monotonic()
         while True:

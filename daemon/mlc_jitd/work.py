@@ -7,7 +7,6 @@ from any thread.
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,17 +17,15 @@ from mlc_jit.errors import (
     CompileKilledError,
     CompileOutOfMemoryError,
     ConfigInvalidError,
-    DaemonUnavailableError,
     JitError,
 )
 from mlc_jitd.compiling import TOOLCHAIN_CHANGED
 from mlc_jitd.fellows import Away, Came, NoLease
 from mlc_jitd.identity import end_helpers
 from mlc_jitd.known import Known
+from mlc_jitd.locked import Locked, take
 from mlc_jitd.store import Found
-from mlc_jitd.toolchains.base import Stage
 from mlc_jitd.upstream import Upstream
-from mlc_jitd.verdicts import stopped
 
 if TYPE_CHECKING:
     from mlc_jit.messages import JitRequest
@@ -39,7 +36,8 @@ if TYPE_CHECKING:
     from mlc_jitd.farming import Farming, Make
     from mlc_jitd.fellows import Fellows, Lease
     from mlc_jitd.identity import Identifier, Identity, UpstreamName
-    from mlc_jitd.store import Entry, KeyLock, Missing, Store
+    from mlc_jitd.store import Entry, Missing, Store
+    from mlc_jitd.toolchains.base import Stage
     from mlc_jitd.upstream import Stopgap
 
 logger = logging.getLogger(__name__)
@@ -50,15 +48,8 @@ GLANCE_SECONDS = 0.25
 EXPLAIN_SECONDS = 2.0
 """The same where nothing but the explanation is to be had."""
 
-LOCK_SLICE_SECONDS = 0.5
-FROZEN_SECONDS = 10.0
-"""How long the holder of a key's lock may be stopped until nobody waits for it any more."""
-
 RECENT_SECONDS = 5.0
 """How long a compile goes by what the look-up before it heard from elsewhere."""
-
-LOCKED = "locked"
-"""The stage in which another process has the key; no part of a compile."""
 
 HERE_ALONE = (CompileCancelledError, CompileKilledError, CompileOutOfMemoryError)
 """Ends of a compile that are this host's and not the configuration's."""
@@ -201,13 +192,12 @@ class Work:
         """
         key = order.identity.key
         lock = self.store.lock(key)
-        waited = self._take(lock, report, stop)
+        if not lock.acquire(0):
+            return Locked(self.store, order)
         try:
             answer = self.store.find(key)
-            if isinstance(answer, Found):
-                created = answer.entry.manifest.created
-                if not order.redo or (waited and created >= order.asked_at):
-                    return Built(answer.entry, compiled=False)
+            if isinstance(answer, Found) and not order.redo:
+                return Built(answer.entry, compiled=False)
             if order.redo:
                 return self._make(order, NoLease(), report, stop)
             if self.fellows is None:
@@ -242,7 +232,7 @@ class Work:
 
     def _make(self, order: Order, lease: Lease, report: Report, stop: StopSignal) -> Built | Away:
         if self.farming is not None and self.farming.takes(order):
-            return self.farming.send(self.store, order, lease, take=self._take, under=self._under)
+            return self.farming.send(self.store, order, lease, take=take, under=self._under)
         return Built(self._under(lease, partial(self.compiler.compile, order), report, stop), compiled=True)
 
     def _under(self, lease: Lease, make: Make, report: Report, stop: StopSignal) -> Entry:
@@ -273,24 +263,3 @@ class Work:
             raise
         lease.made()
         return entry
-
-    def _take(self, lock: KeyLock, report: Report, stop: StopSignal) -> bool:
-        """Take the key's lock; whether somebody else held it."""
-        if lock.acquire(0):
-            return False
-        report(Stage(LOCKED, f"being compiled by {lock.holder() or 'another process'}"))
-        thawed_at = time.monotonic()
-        while not lock.acquire(LOCK_SLICE_SECONDS):
-            if stop.reason is not None:
-                raise stopped(stop.reason, lock.key)
-            frozen = lock.frozen()
-            if not frozen:
-                thawed_at = time.monotonic()
-            elif time.monotonic() - thawed_at > FROZEN_SECONDS:
-                raise DaemonUnavailableError(
-                    f"This configuration is being compiled by {frozen}, and that process is stopped.",
-                    remedy="Let it go on (`kill -CONT`), or end it (`kill -9`), and ask again.",
-                    reason="frozen",
-                    key=lock.key,
-                )
-        return True

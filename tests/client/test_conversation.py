@@ -115,6 +115,28 @@ def test_a_daemon_that_ends_in_mid_wait_is_replaced_and_asked_the_same_under_the
     assert [each.id for each in first.asked()] == [each.id for each in second.asked()]
 
 
+def test_a_daemon_that_has_left_its_path_is_heard_out(
+    socket: Path, library: str, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It drains: nobody finds it any more, and it still answers whom it serves."""
+    looked: list[object] = []
+    ensure = autostart.ensure
+    monkeypatch.setattr(autostart, "ensure", lambda places: (looked.append(places), ensure(places)))
+
+    def script(message: m.Message, heard: list[m.Message]) -> list[m.Message]:
+        socket.unlink(missing_ok=True)
+        asked = [each for each in heard if isinstance(each, m.JitRequest)]
+        if isinstance(message, m.Hello) and len([each for each in heard if isinstance(each, m.Hello)]) > 1:
+            return [m.Welcome(id=message.id, protocol=m.PROTOCOL)]
+        return [hit(asked[0], library)] if len(asked) == 3 else []  # the second comes with the greeting
+
+    monkeypatch.setattr(vigil, "PROBE_SECONDS", 0.3)
+    with Scripted(socket, script) as daemon:
+        assert ask() == library
+    assert len(looked) == 1
+    assert len({each.id for each in daemon.asked()}) == 1
+
+
 def test_a_draining_daemon_is_left_for_its_successor(socket: Path, library: str, ask: Callable[..., Any]) -> None:
     turns = iter([m.Failure(id=0, kind="draining", message="going"), None])
 

@@ -81,7 +81,8 @@ def engine(line, look_up, monkeypatch):
         log_path="",
         drain_seconds=5,
     )
-    thread = threading.Thread(target=made.serve, args=(line,))
+    made.open(line)
+    thread = threading.Thread(target=made.serve)
     thread.start()
     yield made
     made.drain(now=True)
@@ -113,7 +114,8 @@ def test_an_engine_whose_server_died_ends(engine, line):
     retired = threading.Event()
     engine.retire = retired.set
     line.living = False
-    assert retired.wait(18)
+    engine.nudge()  # as the server does when it ends
+    assert retired.wait(5)
 
 
 @pytest.mark.parametrize("request_", [m.StatusRequest(id=7), m.ListRequest(id=7)])
@@ -157,7 +159,7 @@ class TestSlowLookUps:
         engine._requests._lookups.shutdown(wait=True)
         handled = threading.Event()
         engine.in_turn(handled.set)
-        assert handled.wait(18)
+        assert handled.wait(10)
         assert line.sent == []
 
     def test_who_is_being_looked_up_is_told_when_the_daemon_ends_now(self, engine, line, gate):

@@ -549,6 +549,19 @@ def test_a_closed_server_may_be_spoken_to_and_closed_again(door: Door):
     assert not bench.server.alive()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_whose_thread_dies_says_so_at_once(door: Door, monkeypatch: pytest.MonkeyPatch):
+    ended = threading.Event()
+    bench = Bench(door, ended=ended.set)
+    monkeypatch.setattr(bench.server, "_flush", None)
+    assert bench.server.alive()
+    bench.server.start()
+    bench.server.send(b"x", m.Heartbeat())  # it wakes
+    assert ended.wait(5)
+    assert not bench.server.alive()
+    bench.server.close()
+
+
 def test_a_server_that_never_started_can_be_closed(door: Door):
     Bench(door).server.close()
 

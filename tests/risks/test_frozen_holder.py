@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from mlc_jit.errors import DaemonUnavailableError
-from mlc_jitd import work
+from mlc_jitd import locked
 from mlc_jitd.build import StopSignal
 from mlc_jitd.store import Store
-from mlc_jitd.work import Work
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="a stopped process is recognised by /proc")
 
@@ -54,24 +53,24 @@ def store(tmp_path):
 
 
 def test_a_stopped_holder_is_given_up_and_named(store, holder, monkeypatch):
-    monkeypatch.setattr(work, "FROZEN_SECONDS", 0.2)
+    monkeypatch.setattr(locked, "FROZEN_SECONDS", 0.2)
     os.kill(holder.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, holder.pid, os.WSTOPPED)
     told = []
     with pytest.raises(DaemonUnavailableError, match=f"process {holder.pid} ") as trouble:
-        Work._take(None, store.lock(KEY), told.append, StopSignal())  # type: ignore[arg-type]
+        locked.take(store.lock(KEY), told.append, StopSignal())
     assert trouble.value.reason == "frozen"
     assert [stage.name for stage in told] == ["locked"]
 
 
 def test_a_living_holder_is_waited_for(store, holder, monkeypatch):
-    monkeypatch.setattr(work, "FROZEN_SECONDS", 0.0)
+    monkeypatch.setattr(locked, "FROZEN_SECONDS", 0.0)
     lock = store.lock(KEY)
 
     def end(_stage):
         holder.kill()
 
-    assert Work._take(None, lock, end, StopSignal()) is True  # type: ignore[arg-type]
+    assert locked.take(lock, end, StopSignal()) is True
     lock.release()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from harness.daemons import status, until
 from harness.systemd import run_under_systemd
-from mlc_jit import jit
+from mlc_jit import jit, watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +31,34 @@ print(json.dumps(jit(given["model"], {}, "cpu").model_lib_path))
 """
 
 
+HESITATE = """
+import sys
+from mlc_jitd.app import run
+run(ready=lambda: (print("serves", flush=True), sys.stdin.readline()))
+"""
+
+
 def starts_logged(place: Place) -> int:
     return sum(log.read_text().count(" serves ") for log in place.runtime.glob("*.log"))
+
+
+def test_who_asks_a_daemon_before_its_engine_turns_is_answered(place: Place) -> None:
+    """The socket is served, and nothing else has begun: what is answered at once reaches who asked."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", HESITATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "serves\n"
+        heard = watching.watch()
+        assert next(heard).what == "watching"
+        heard.close()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        until(lambda: status().pid == process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
 
 
 def test_thirty_two_clients_start_one_daemon(double: Double, client: Clients, place: Place) -> None:

@@ -122,9 +122,12 @@ class Engine:
         self._drain_by: float | None = None
         self._next_admit = self._next_tell = 0.0
 
-    def serve(self, replies: Replies) -> None:
-        """Run until drained. Call it in a thread of its own, or in the main one."""
+    def open(self, replies: Replies) -> None:
+        """Say where answers go; before anybody can ask, which may be long before ``serve``."""
         self._outbox.open(replies)
+
+    def serve(self) -> None:
+        """Run until drained. Call it in a thread of its own, or in the main one."""
         while not self._drained():
             self._inbox.turn(self._patience(), self._on_time)
         self._requests.over()
@@ -239,13 +242,8 @@ class Engine:
         return self._requests.remembered_hits
 
     def nudge(self) -> None:
-        """Have the engine's thread take its turn now."""
+        """Have the engine's thread take its turn now: it sees that the server has ended, too."""
         self._inbox.nudge()
-
-    def look_at_server(self) -> None:
-        """Take a turn if the server's thread has died, to end; in the daemon's rounds."""
-        if self._outbox.dead():
-            self.nudge()
 
     def load(self) -> tuple[int, int]:
         """How many compiles run, and how many are queued."""

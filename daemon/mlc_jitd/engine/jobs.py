@@ -15,10 +15,11 @@ from mlc_jitd.compiling import LOADING, TOOLCHAIN_CHANGED, Order, Report
 from mlc_jitd.engine.ledger import JobState
 from mlc_jitd.fellows import ELSEWHERE, Away
 from mlc_jitd.headway import Headway
+from mlc_jitd.locked import LOCKED
 from mlc_jitd.logs import facts
 from mlc_jitd.reports import cannot, error_of, internal, place, trouble_of
 from mlc_jitd.schedule.jobs import Accepted, Demand
-from mlc_jitd.work import LOCKED, Built, Work
+from mlc_jitd.work import Built, Work
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_ASIDE = 64
-"""Jobs that may wait for other hosts beside those that run; each is a thread."""
+"""Jobs that may wait for other hosts and processes beside those that run; each is a thread."""
 
 
 class Jobs:
@@ -85,7 +86,7 @@ class Jobs:
         self._do = do
         self._counters = counters
         self._aside: set[str] = set()
-        """Jobs that wait for other hosts and gave their cores back."""
+        """Jobs that wait for other hosts and processes, and gave their cores back."""
 
     # --- the broker's instructions ----------------------------------------------------------------------------------
 
@@ -225,7 +226,7 @@ class Jobs:
         self._ended(key)
 
     def _step_aside(self, key: str) -> None:
-        """Another host compiles it, so others here may have the cores; not all at once: each that waits is a thread."""
+        """Somebody else compiles it, so other jobs may have the cores; not all at once: each that waits is a thread."""
         if len(self._aside) < MOST_ASIDE:
             self._aside.add(key)
             self._queue.finished(key, time.monotonic())
@@ -236,7 +237,7 @@ class Jobs:
         state = self._jobs[key]
         self._aside.discard(key)
         self._queue.finished(key, time.monotonic())
-        self._requeue(key, "no other host compiles it", tried=False)
+        self._requeue(key, "nobody else compiles it", tried=False)
         if self._jobs.get(key) is state:
             self._queue.again(demand_of(key, state, interactive=self._broker.jobs[key].interactive))
         self.admit()
@@ -246,7 +247,7 @@ class Jobs:
         self._do(self._broker.requeued(key, b.Step("queued", why)))
 
     def release_aside(self) -> None:
-        """The daemon drains: who only waits for other hosts is handed back at once, like who is queued."""
+        """The daemon drains: who only waits for others is handed back at once, like who is queued."""
         for key in self._aside:
             self._jobs[key].stop.stop("draining")
 
@@ -345,13 +346,13 @@ def carry_out(
 
 
 def wait_for(away: Away, state: JobState, report: Report) -> Built | JitError | None:
-    """Wait for another host's compile; ``None`` if the job is to be tried again. Raises nothing."""
+    """Wait for another host's or process's compile; ``None`` if the job is to be tried again. Raises nothing."""
     try:
         came = away.wait(report, state.stop)
     except JitError as error:
         return error
     except Exception as error:
-        logger.exception("another host's compile could not be waited for")
+        logger.exception("another's compile could not be waited for")
         return internal(error)
     return None if came is None else Built(came.entry, compiled=came.compiled)
 

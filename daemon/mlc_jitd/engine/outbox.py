@@ -29,7 +29,7 @@ class Replies(Protocol):
 
 
 class Outbox:
-    """Sends replies, from any thread. What is sent before ``open`` is lost: nobody can have asked."""
+    """Sends replies, from any thread. Opened before anybody can ask."""
 
     def __init__(self) -> None:
         self._replies: Replies | None = None
@@ -45,8 +45,9 @@ class Outbox:
         own = self._own.get(identity)
         if own is not None:
             own(message)
-        elif self._replies is not None:
-            self._replies.send(identity, message)
+            return
+        assert self._replies is not None, "opened before anybody can ask"
+        self._replies.send(identity, message)
 
     def own(self, done: Callable[[m.Result | m.Failure], None]) -> Peer:
         """A peer that is the daemon itself, for one request.
