@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from mlc_jit.errors import CompileError, StoreFullError
 from mlc_jitd.build import JobGroups, Kind, Limits, Outcome, StopSignal, WarmCompilers, run
 from mlc_jitd.headway import Stopwatch
+from mlc_jitd.schedule.fit import slots
+from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.store import (
     About,
     CompileRecord,
@@ -35,8 +37,10 @@ from mlc_jitd.verdicts import require_success
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mlc_jit.messages import JitRequest
     from mlc_jitd.acceleration import Acceleration
     from mlc_jitd.identity import Identifier, Identity
+    from mlc_jitd.schedule.host import Capacity
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +85,28 @@ class Order:
     memory: int | None = None
     background: bool = False
     accelerated: bool = True
+
+    @classmethod
+    def alone(cls, identity: Identity, request: JitRequest, host: Capacity, *, cores_per_job: int) -> Order:
+        """What a process orders that compiles for one request, with no queue that would say what it may use.
+
+        Args:
+            identity: What the request comes to.
+            request: What was asked, just now.
+            host: What there is; all of its memory, and the cores of one compile of several, are taken.
+            cores_per_job: The setting; 0 for what the host suggests.
+        """
+        return cls(
+            identity=identity,
+            model_path=request.model_path,
+            device=request.device,
+            redo=request.policy == "REDO",
+            asked_at=time.time(),
+            cores=slots(host, QueueSettings(cores_per_job=cores_per_job or None)).cores,
+            memory=host.memory_total or None,
+            background=request.prewarm,
+            accelerated=request.acceleration != "off",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,17 +104,7 @@ def _make(task: dict[str, Any], report: Callable[[Stage], None], stop: StopSigna
     if isinstance(found.answer, Found) and request.policy != "REDO":
         entry = found.answer.entry
     else:
-        host = capacity.read()
-        order = Order(
-            identity=found.identity,
-            model_path=request.model_path,
-            device=request.device,
-            redo=request.policy == "REDO",
-            asked_at=time.time(),
-            cores=slots(host, QueueSettings(cores_per_job=settings.cores_per_job or None)).cores,
-            memory=host.memory_total or None,
-            accelerated=request.acceleration != "off",
-        )
+        order = Order.alone(found.identity, request, capacity.read(), cores_per_job=settings.cores_per_job)
         built = work.build(order, report, stop)
         assert isinstance(built, Built), "a worker is in no fleet of its own"
         entry = built.entry

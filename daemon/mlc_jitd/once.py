@@ -36,8 +36,6 @@ from mlc_jitd.membership import Membership
 from mlc_jitd.observe import Alone
 from mlc_jitd.reports import error_of, explained, stopgap_result
 from mlc_jitd.schedule import capacity
-from mlc_jitd.schedule.fit import slots
-from mlc_jitd.schedule.jobs import Settings as QueueSettings
 from mlc_jitd.store import Collector, Entry, Found, Missing, Uses
 from mlc_jitd.work import Built
 
@@ -248,18 +246,7 @@ class _Once:
                 elapsed = time.monotonic() - began
                 self.reply(m.Progress(id=request.id, stage=stage.name, detail=stage.detail, elapsed=elapsed, key=key))
 
-        host = capacity.read()
-        order = Order(
-            identity=found.identity,
-            model_path=request.model_path,
-            device=request.device,
-            redo=request.policy == "REDO",
-            asked_at=time.time(),
-            cores=slots(host, QueueSettings(cores_per_job=self.settings.cores_per_job or None)).cores,
-            memory=host.memory_total or None,
-            background=request.prewarm,
-            accelerated=request.acceleration != "off",
-        )
+        order = Order.alone(found.identity, request, capacity.read(), cores_per_job=self.settings.cores_per_job)
         library = self.work.store.layout.library
         seen = Alone(library, request, found, reason or "redo", asker=self.asker, cores=order.cores)
         built = self._build(order, report, seen)

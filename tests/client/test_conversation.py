@@ -30,7 +30,6 @@ from mlc_jit import (
     vigil,
 )
 from mlc_jit import messages as m
-from mlc_jit.reach import reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,24 +38,6 @@ if TYPE_CHECKING:
     from harness.daemons import Place
 
 Script = "Callable[[m.Message, list[m.Message]], list[m.Message]]"
-
-
-@pytest.fixture
-def library(place: Place) -> str:
-    path = place.root / "lib.so"
-    path.touch()
-    return str(path)
-
-
-@pytest.fixture
-def socket(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a scripted daemon listens; nothing is started, and nothing done without one."""
-    path = place.runtime / "s"
-    monkeypatch.setenv("MLC_JITD_SOCKET", str(path))
-    monkeypatch.setenv("MLC_JITD", "require")
-    monkeypatch.setattr(autostart, "ensure", lambda places: until(lambda: reach(places.socket) == "up"))
-    place.stale_sockets = True
-    return path
 
 
 @pytest.fixture(params=["jit", "ajit"])

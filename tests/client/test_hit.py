@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.scripted import Scripted
-from mlc_jit import _version, api, autostart, channel, hit, jit, log, request
+from mlc_jit import _version, api, channel, hit, jit, log, request
 from mlc_jit import messages as m
-from mlc_jit.reach import reach
 
 from harness.daemons import until  # isort: skip
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from harness.daemons import Daemon, Place
+    from harness.daemons import Daemon
     from harness.doubles import Double
 
 NOT_FOR_A_HIT = (
@@ -39,23 +38,6 @@ path = jit(sys.argv[1], {}, "cpu").model_lib_path
 import json
 print(json.dumps([path, sorted(set(sys.modules) - before)]))
 """
-
-
-@pytest.fixture
-def library(place: Place) -> str:
-    path = place.root / "lib.so"
-    path.touch()
-    return str(path)
-
-
-@pytest.fixture
-def socket(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = place.runtime / "s"
-    monkeypatch.setenv("MLC_JITD_SOCKET", str(path))
-    monkeypatch.setenv("MLC_JITD", "require")
-    monkeypatch.setattr(autostart, "ensure", lambda places: until(lambda: reach(places.socket) == "up"))
-    place.stale_sockets = True
-    return path
 
 
 @pytest.mark.parametrize("overrides", [None, {"max_batch_size": 4, "nothing": None}, {"opt": "O3"}, {"opt": ""}])

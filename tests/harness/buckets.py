@@ -26,9 +26,12 @@ import urllib.request
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BUCKET = "tier"
 
@@ -235,6 +238,20 @@ def _tag(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
 
 
+def _serving(command: list[str], log: Path, serves: Callable[[], bool]) -> subprocess.Popen[bytes]:
+    """A server that ends with this process, once it serves."""
+    with log.open("ab") as said:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, preexec_fn=_with_me,  # noqa: PLW1509 - no thread holds a lock that it takes
+        )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not serves():
+        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+        assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
+        time.sleep(0.05)
+    return process
+
+
 class Seaweed:
     """A SeaweedFS with one bucket, in a process of its own; ``with`` runs it.
 
@@ -274,20 +291,12 @@ class Seaweed:
         ports = [f"-{name}={port}" for name, port in zip(_PORTS, self._ports, strict=True)]
         program = self.program()
         assert program is not None
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    program, "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-admin.ui=false",
-                    "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={BUCKET}",
-                    f"-s3.config={self._folder}/s3.json", *ports,
-                ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_with_me,  # noqa: PLW1509 - no thread holds a lock that it takes
-            )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while not self._serves():
-            assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")[-3000:]
-            assert time.monotonic() < deadline, (self._folder / "log").read_text(errors="replace")[-3000:]
-            time.sleep(0.05)
+        command = [
+            program, "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-admin.ui=false",
+            "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={BUCKET}",
+            f"-s3.config={self._folder}/s3.json", *ports,
+        ]  # fmt: skip
+        self._process = _serving(command, self._folder / "log", self._serves)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End it; what it holds stays."""
@@ -351,17 +360,11 @@ class Azurite:
         self._folder.mkdir(exist_ok=True)
         program = self.program()
         assert program is not None
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [program, "--location", self._folder, "--blobPort", str(self.port), "--silent",
-                 "--skipApiVersionCheck", "--disableTelemetry"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_with_me,  # noqa: PLW1509 - no thread holds a lock that it takes
-            )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while not self._made():
-            assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")[-3000:]
-            assert time.monotonic() < deadline, (self._folder / "log").read_text(errors="replace")[-3000:]
-            time.sleep(0.05)
+        command = [
+            program, "--location", os.fspath(self._folder), "--blobPort", str(self.port), "--silent",
+            "--skipApiVersionCheck", "--disableTelemetry",
+        ]  # fmt: skip
+        self._process = _serving(command, self._folder / "log", self._made)
         return self
 
     def __exit__(self, *_: object) -> None:

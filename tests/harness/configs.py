@@ -24,6 +24,25 @@ LLAMA: dict[str, Any] = {
 }
 """About the smallest that the embedded toolchain compiles."""
 
+WITH_KERNELS: dict[str, Any] = {
+    "model_type": "llama",
+    "quantization": "q0f32",
+    "model_config": {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "rms_norm_eps": 1e-05,
+        "vocab_size": 128,
+        "context_window_size": 256,
+        "prefill_chunk_size": 64,
+        "max_batch_size": 2,
+    },
+}
+"""A small one whose kernels mostly stay the same when the context window or the batch is another."""
+
 QUANTIZED: dict[str, Any] = {
     "model_type": "llama",
     "quantization": "q4f32_1",

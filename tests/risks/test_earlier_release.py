@@ -7,25 +7,19 @@ same.
 
 from __future__ import annotations
 
-import io
-import os
-import shutil
-import subprocess
-import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.daemons import until
+from harness.releases import SAYING, STEADY, Installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.daemons import Clients, Daemon, Place
     from harness.doubles import Double
-
-ROOT = Path(__file__).parents[2]
 
 EARLIER = {
     "first": "a261532",
@@ -35,63 +29,20 @@ EARLIER = {
 
 pytestmark = pytest.mark.timeout(90)
 
-STEADY = """
-import logging
-said = []
-class Ear(logging.Handler):
-    def emit(self, record):
-        said.append(record.getMessage())
-logging.getLogger("mlc_jit").addHandler(Ear(logging.WARNING))
-paths, rounds = set(), 0
-while not os.path.exists(given["end"]) or not rounds:
-    paths.add(jit(given["model"], {}, "cpu").model_lib_path)
-    rounds += 1
-    if rounds == 3:
-        open(given["end"] + ".steady", "w").close()  # it has loaded what it began with
-    time.sleep(0.02)
-print(json.dumps({"paths": sorted(paths), "said": said, "rounds": rounds}))
-"""
 
-
-class Installed:
-    """An installation that can be replaced in place, as by an installer.
-
-    Attributes:
-        folder: For PYTHONPATH.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def put(self, what: str) -> None:
-        """The packages of an earlier state, or of this one (``now``), instead of those that are there."""
-        for name, room in (("mlc_jit", "client"), ("mlc_jitd", "daemon")):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-            if what == "now":
-                shutil.copytree(ROOT / room / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        if what != "now":
-            done = subprocess.run(
-                ["git", "-C", ROOT, "archive", EARLIER[what], "client", "daemon"], capture_output=True, check=False
-            )
-            if done.returncode != 0:
-                pytest.skip(f"this clone does not hold the commit {EARLIER[what]}: {done.stderr.decode().strip()}")
-            with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-                archive.extractall(self.folder / "unpacked", filter="data")
-            for name, room in (("mlc_jit", "client"), ("mlc_jitd", "daemon")):
-                (self.folder / "unpacked" / room / name).rename(self.folder / name)
-            shutil.rmtree(self.folder / "unpacked")
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """What makes a process use it."""
-        return {"PYTHONPATH": f"{self.folder}:{os.environ['PYTHONPATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+def put(here: Installed, what: str) -> None:
+    """The packages of an earlier state, or of this one (``now``), instead of those that are there."""
+    if what == "now":
+        here.put_now()
+    else:
+        here.put_commit(EARLIER[what])
 
 
 @pytest.fixture
 def installed(place: Place) -> Callable[[str], Installed]:
     def make(what: str) -> Installed:
         found = Installed(place.folder(f"site-{len(list(place.root.glob('site-*')))}"))
-        found.put(what)
+        put(found, what)
         return found
 
     return make
@@ -120,17 +71,6 @@ def test_clients_of_either_use_the_daemon_that_is_there(
     assert place.daemons() == [daemon.pid]
 
 
-SAYING = """
-import logging
-said = []
-class Ear(logging.Handler):
-    def emit(self, record):
-        said.append(record.getMessage())
-logging.getLogger("mlc_jit").addHandler(Ear(logging.WARNING))
-print(json.dumps({**answer(lambda: jit(*given["ask"]).model_lib_path), "said": said}))
-"""
-
-
 @pytest.mark.parametrize(("before", "after"), [("before-the-fleet", "now"), ("now", "before-the-fleet")])
 def test_an_upgrade_and_a_downgrade_in_place_restart_once_and_lose_no_request(
     before: str,
@@ -150,7 +90,7 @@ def test_an_upgrade_and_a_downgrade_in_place_restart_once_and_lose_no_request(
     until(lambda: len(double.starts()) == 2)
     steady = client.code(STEADY, here.variables, model=hit, end=end)
     until(Path(f"{end}.steady").exists, what="a client that has asked before")
-    here.put(after)
+    put(here, after)
     until(lambda: "installation was replaced" in daemon.log.read_text(), limit=30)
     until(lambda: [pid for pid in place.daemons() if pid != daemon.pid], what="a successor", limit=30)
     gate.touch()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.daemons import status, until
+from harness.releases import LISTENING
 from mlc_jit import channel, jit
 from mlc_jitd.idle import Idle
 
@@ -15,14 +16,11 @@ if TYPE_CHECKING:
     from harness.daemons import Clients, Place
     from harness.doubles import Double
 
-NOW_AND_THEN = """
-import logging, random
+NOW_AND_THEN = (
+    LISTENING
+    + """
+import random
 import mlc_jit.channel
-said = []
-class Ear(logging.Handler):
-    def emit(self, record):
-        said.append(record.getMessage())
-logging.getLogger("mlc_jit").addHandler(Ear(logging.WARNING))
 random.seed(given["seed"])
 paths, slowest = set(), 0.0
 for _ in range(6):
@@ -33,6 +31,7 @@ for _ in range(6):
     slowest = max(slowest, time.monotonic() - began)
 print(json.dumps({"paths": sorted(paths), "said": said, "slowest": slowest}))
 """
+)
 
 
 def test_an_autostarted_daemon_ends_when_idle_and_the_next_request_starts_one(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.configs import WITH_KERNELS
 from harness.daemons import status
 from mlc_jit import jit
 
@@ -24,30 +25,12 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="elsewhere TVM's own code generation does it"),
 ]
 
-TINY = {
-    "model_type": "llama",
-    "quantization": "q0f32",
-    "model_config": {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "num_key_value_heads": 1,
-        "head_dim": 32,
-        "rms_norm_eps": 1e-05,
-        "vocab_size": 128,
-        "context_window_size": 256,
-        "prefill_chunk_size": 64,
-        "max_batch_size": 2,
-    },
-}
-
 
 @pytest.fixture
 def tiny(place: Place) -> Path:
     pytest.importorskip("tvm")
     folder = place.folder("tiny")
-    (folder / "mlc-chat-config.json").write_text(json.dumps(TINY))
+    (folder / "mlc-chat-config.json").write_text(json.dumps(WITH_KERNELS))
     return folder
 
 

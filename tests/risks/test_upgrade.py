@@ -11,34 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.daemons import status, until
+from harness.releases import ROOT, STEADY, Installed
 from mlc_jit.errors import DaemonUnavailableError
-from mlc_jitd.upgrade import Installation
+from mlc_jitd import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.daemons import Clients, Daemon, Place
     from harness.doubles import Double
-
-ROOT = Path(__file__).parents[2]
-
-STEADY = """
-import logging
-said = []
-class Ear(logging.Handler):
-    def emit(self, record):
-        said.append(record.getMessage())
-logging.getLogger("mlc_jit").addHandler(Ear(logging.WARNING))
-paths, rounds = set(), 0
-while not os.path.exists(given["end"]) or not rounds:
-    paths.add(jit(given["model"], {}, "cpu").model_lib_path)
-    rounds += 1
-    if rounds == 3:
-        open(given["end"] + ".steady", "w").close()  # it has loaded what it began with
-    time.sleep(given["pause"])
-print(json.dumps({"paths": sorted(paths), "said": said, "rounds": rounds}))
-"""
-"""Asks again and again until told to end."""
 
 
 def serving() -> str:
@@ -49,30 +30,13 @@ def serving() -> str:
         return ""
 
 
-class Release:
-    """An installation of our own packages, in a folder for PYTHONPATH."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def install(self, version: str) -> None:
-        """As an installer does: what is there goes, file by file, and the new files come."""
-        for name, room in (("mlc_jit", "client"), ("mlc_jitd", "daemon")):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-            shutil.copytree(ROOT / room / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        (self.folder / "mlc_jit" / "_version.py").write_text(f'__version__ = "{version}"\n')
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """What makes a process use it."""
-        return {"PYTHONPATH": f"{self.folder}:{os.environ['PYTHONPATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 @pytest.fixture
-def release(place: Place) -> Callable[[str], Release]:
-    def make(version: str) -> Release:
-        found = Release(place.folder(f"site-{version}"))
-        found.install(version)
+def release(place: Place) -> Callable[[str], Installed]:
+    """Makes an installation of this checkout that says that it is some version."""
+
+    def make(version: str) -> Installed:
+        found = Installed(place.folder(f"site-{version}"))
+        found.put_now(version=version)
         return found
 
     return make
@@ -80,7 +44,7 @@ def release(place: Place) -> Callable[[str], Release]:
 
 @pytest.mark.timeout(60)
 def test_an_upgrade_in_place_drains_and_loses_no_request(
-    release: Callable[[str], Release],
+    release: Callable[[str], Installed],
     start_daemon: Callable[..., Daemon],
     double: Double,
     client: Clients,
@@ -94,9 +58,9 @@ def test_an_upgrade_in_place_drains_and_loses_no_request(
     path = client.ask(hit, **installation.variables).path()
     waiting = client.ask(double.model("slow", told={"wait_for": gate}), **installation.variables)
     until(lambda: len(double.starts()) == 2)
-    steady = client.code(STEADY, installation.variables, model=hit, end=end, pause=0.02)
+    steady = client.code(STEADY, installation.variables, model=hit, end=end)
     until(Path(f"{end}.steady").exists, what="a client that has asked before")
-    installation.install("2.0")
+    installation.put_now(version="2.0")
     until(lambda: "installation was replaced" in daemon.log.read_text(), 30)
     until(lambda: place.daemons() != [daemon.pid], what="a successor", limit=30)
     until(lambda: serving() == "2.0", limit=30)
@@ -116,7 +80,7 @@ def test_an_upgrade_in_place_drains_and_loses_no_request(
 def test_versions_on_one_host_share_the_daemon_that_is_there(
     daemons: str,
     clients: str,
-    release: Callable[[str], Release],
+    release: Callable[[str], Installed],
     start_daemon: Callable[..., Daemon],
     double: Double,
     client: Clients,
@@ -131,7 +95,7 @@ def test_versions_on_one_host_share_the_daemon_that_is_there(
 
 
 def test_a_daemon_of_a_removed_installation_makes_room(
-    release: Callable[[str], Release], start_daemon: Callable[..., Daemon], double: Double
+    release: Callable[[str], Installed], start_daemon: Callable[..., Daemon], double: Double
 ) -> None:
     installation = release("1.0")
     daemon = start_daemon(**installation.variables)
@@ -146,7 +110,7 @@ def test_nothing_is_concluded_while_an_installer_is_at_work(tmp_path: Path) -> N
         path.write_text("1")
     python = tmp_path / "python"
     python.symlink_to(sys.executable)
-    installation = Installation(files, python)
+    installation = upgrade.Installation(files, python)
     assert [installation.replaced() for _ in range(3)] == ["", "", ""]
     files[0].unlink()
     assert installation.replaced() == ""
@@ -161,14 +125,14 @@ def test_another_python_behind_the_same_name_is_noticed(tmp_path: Path) -> None:
     python, other = tmp_path / "python", tmp_path / "python4"
     other.write_text("")
     python.symlink_to(sys.executable)
-    installation = Installation([], python)
+    installation = upgrade.Installation([], python)
     python.unlink()
     python.symlink_to(other)
     assert [bool(installation.replaced()) for _ in range(3)] == [False, True, True]
 
 
 def test_what_this_process_runs_from_is_looked_at() -> None:
-    looked_at = {name for name, _ in Installation.own()._began}
+    looked_at = {name for name, _ in upgrade.Installation.own()._began}
     assert {
         str(ROOT / "daemon/mlc_jitd/upgrade.py"),
         str(ROOT / "client/mlc_jit/_version.py"),

@@ -7,27 +7,10 @@ import json
 import pytest
 
 from harness.buckets import settings_of
+from harness.configs import WITH_KERNELS
 from harness.leftovers import until
 
 pytestmark = [pytest.mark.tvm, pytest.mark.timeout(600)]
-
-TINY = {
-    "model_type": "llama",
-    "quantization": "q0f32",
-    "model_config": {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "num_key_value_heads": 1,
-        "head_dim": 32,
-        "rms_norm_eps": 1e-05,
-        "vocab_size": 128,
-        "context_window_size": 256,
-        "prefill_chunk_size": 64,
-        "max_batch_size": 2,
-    },
-}
 
 
 def test_a_host_that_begins_finds_the_kernels_of_the_others(host, s3, keys, place):
@@ -38,7 +21,9 @@ def test_a_host_that_begins_finds_the_kernels_of_the_others(host, s3, keys, plac
     )
     for name, window in (("one", 256), ("two", 128)):
         (place.folder(name) / "mlc-chat-config.json").write_text(
-            json.dumps({**TINY, "model_config": {**TINY["model_config"], "context_window_size": window}})
+            json.dumps(
+                {**WITH_KERNELS, "model_config": {**WITH_KERNELS["model_config"], "context_window_size": window}}
+            )
         )
     build.start()
     build.ask(place.root / "one").path(limit=300)

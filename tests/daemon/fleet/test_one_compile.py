@@ -18,6 +18,8 @@ from harness.buckets import Seaweed, settings_of
 from harness.leftovers import until
 
 if TYPE_CHECKING:
+    from harness.daemons import Client
+    from harness.doubles import Double
     from harness.hosts import Host
 
 pytestmark = pytest.mark.timeout(120)  # several daemons: seconds here, more on a busy host
@@ -45,17 +47,23 @@ def job(host: Host) -> dict[str, Any]:
     return jobs[0] if jobs else {}
 
 
+def one_and_who_waits(double: Double, one: Host, two: Host, **told: Any) -> tuple[Client, Client]:
+    """Who asks the host that compiles, until the double's gate is there, and who asks the other one, which waits."""
+    model = double.model("shared", {"wait_for": double.gate(), **told})
+    first = one.ask(model)
+    until(double.starts)
+    second = two.ask(model)
+    until(lambda: job(two).get("stage") == "elsewhere", what="who waits for the other host")
+    return first, second
+
+
 def counter(host: Host, name: str) -> int:
     return host.status()["counters"].get(name, 0)
 
 
 def test_one_compiles_and_the_other_waits_without_cores_and_sees_how_far_it_is(hosts, double):
     one, two = hosts("one", "two", MLC_JITD_JOBS="1")
-    model = double.model("shared", {"wait_for": double.gate()})
-    first = one.ask(model)
-    until(double.starts)
-    second = two.ask(model)
-    until(lambda: job(two).get("stage") == "elsewhere", what="who waits for the other host")
+    first, second = one_and_who_waits(double, one, two)
     said = job(two)
     assert said["detail"].startswith(f"being compiled on {os.uname().nodename}: ")
     # Its only place is free for something else.
@@ -70,12 +78,8 @@ def test_one_compiles_and_the_other_waits_without_cores_and_sees_how_far_it_is(h
 
 def test_a_holder_that_is_killed_is_followed_after_the_lease_time(hosts, double, place):
     one, two = hosts("one", "two")
-    model = double.model("shared", {"wait_for": double.gate()})
     one.variables["MLC_JITD_AUTOSTART"] = "off"
-    asked = one.ask(model)
-    until(double.starts)
-    second = two.ask(model)
-    until(lambda: job(two).get("stage") == "elsewhere")
+    asked, second = one_and_who_waits(double, one, two)
     asked.kill()
     one.daemons[0].kill()
     place.stale_sockets = True
@@ -88,11 +92,7 @@ def test_a_holder_that_is_killed_is_followed_after_the_lease_time(hosts, double,
 
 def test_a_frozen_holder_that_wakes_does_not_publish(hosts, double, s3):
     one, two = hosts("one", "two")
-    model = double.model("shared", {"wait_for": double.gate()})
-    first = one.ask(model)
-    until(double.starts)
-    second = two.ask(model)
-    until(lambda: job(two).get("stage") == "elsewhere")
+    first, second = one_and_who_waits(double, one, two)
     os.kill(one.daemons[0].pid, signal.SIGSTOP)
     try:
         until(lambda: len(double.starts()) == 2, what="a successor")
@@ -110,11 +110,7 @@ def test_a_frozen_holder_that_wakes_does_not_publish(hosts, double, s3):
 
 def test_a_compile_that_fails_there_is_tried_here_at_once(hosts, double):
     one, two = hosts("one", "two")
-    model = double.model("bad", {"wait_for": double.gate(), "exit": 3})
-    first = one.ask(model)
-    until(double.starts)
-    second = two.ask(model)
-    until(lambda: job(two).get("stage") == "elsewhere")
+    first, second = one_and_who_waits(double, one, two, exit=3)
     double.gate().touch()
     assert first.error(30)["error"] == "CompileError"
     assert second.error(30)["error"] == "CompileError"
@@ -171,11 +167,7 @@ def test_an_engine_that_ignores_if_none_match_gets_no_leases(hosts, double, s3):
 
 def test_a_bucket_that_dies_while_somebody_waits_costs_the_lease_time(hosts, double, s3):
     one, two = hosts("one", "two")
-    model = double.model("shared", {"wait_for": double.gate()})
-    first = one.ask(model)
-    until(double.starts)
-    second = two.ask(model)
-    until(lambda: job(two).get("stage") == "elsewhere")
+    first, second = one_and_who_waits(double, one, two)
     s3.kill()
     began = time.monotonic()
     until(lambda: len(double.starts()) == 2, what="a compile of its own")
