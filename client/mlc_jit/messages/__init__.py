@@ -3,9 +3,10 @@
 A message is one ZeroMQ frame that holds one msgpack map: ``verb``, ``id``, and the fields of the class that the verb
 names. Each class is a frozen value. What does not belong here: sockets, retries, meaning.
 
-    frames  numbers, words, bytes   core    asking for a library
-    base    what all share          admin   looking after a daemon and its cache
-    codec   messages as bytes
+    frames  numbers, words, bytes   core       asking for a library
+    base    what all share          admin      looking after a daemon and its cache
+    codec   messages as bytes       explained  why a request is a hit or none
+                                    reports    what a status and a listing are made of
 
 Each is loaded when a name of it is first asked for: a hit needs ``frames`` alone.
 
@@ -20,35 +21,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlc_jit.messages.admin import (
-        CacheReport,
         Cancel,
         Cancelled,
-        DifferenceReport,
-        EntryReport,
         Event,
-        Explain,
-        Explained,
-        FolderReport,
-        HostReport,
-        JobReport,
         Keep,
         Kept,
-        LayerReport,
         Listing,
         ListRequest,
-        NearReport,
-        OutcomeReport,
-        PartReport,
         Records,
         RecordsRequest,
-        RemoteReport,
         Status,
         StatusRequest,
         Stopping,
         StopRequest,
         Top,
         TopRequest,
-        UpstreamReport,
         WatchRequest,
     )
     from mlc_jit.messages.base import (
@@ -75,6 +62,14 @@ if TYPE_CHECKING:
         Unsupported,
         Welcome,
     )
+    from mlc_jit.messages.explained import (
+        DifferenceReport,
+        Explain,
+        Explained,
+        NearReport,
+        PartReport,
+        UpstreamReport,
+    )
     from mlc_jit.messages.frames import (
         FEATURES,
         HEARTBEAT_SECONDS,
@@ -88,6 +83,16 @@ if TYPE_CHECKING:
         cut,
         id_of,
         paste,
+    )
+    from mlc_jit.messages.reports import (
+        CacheReport,
+        EntryReport,
+        FolderReport,
+        HostReport,
+        JobReport,
+        LayerReport,
+        OutcomeReport,
+        RemoteReport,
     )
 
 __all__ = [
@@ -163,6 +168,11 @@ _ROOMS = {
     "codec": ("InvalidMessageError", "REPLIES", "REQUESTS", "Table", "UnknownVerbError", "decode", "encode"),
     "core": (
         "Failure", "Heartbeat", "Hello", "JitRequest", "Leave", "Progress", "Result", "Unsupported", "Welcome",
+    ),
+    "explained": ("DifferenceReport", "Explain", "Explained", "NearReport", "PartReport", "UpstreamReport"),
+    "reports": (
+        "CacheReport", "EntryReport", "FolderReport", "HostReport", "JobReport",
+        "LayerReport", "OutcomeReport", "RemoteReport",
     ),
 }  # fmt: skip
 _ROOM = {name: room for room, names in _ROOMS.items() for name in names}

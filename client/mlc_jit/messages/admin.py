@@ -1,12 +1,23 @@
-"""The messages that looking after a daemon and its cache takes. Who only asks for libraries never loads them."""
+"""The verbs that looking after a daemon and its cache takes. Who only asks for libraries never loads them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mlc_jit.messages.base import LATER, Message, Shown
+from mlc_jit.messages.base import LATER, Message
 from mlc_jit.messages.core import JitRequest  # noqa: TC001 - decoding reads the annotations
+from mlc_jit.messages.explained import Explain, Explained
+from mlc_jit.messages.reports import (
+    CacheReport,
+    EntryReport,
+    FolderReport,
+    HostReport,
+    JobReport,
+    LayerReport,
+    OutcomeReport,
+    RemoteReport,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -44,257 +55,11 @@ class StopRequest(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Explain(Message):
-    """Ask what a request would come to, and why; its own ``id`` and policy don't count. Nothing is compiled."""
-
-    verb: ClassVar[str] = "explain"
-    request: JitRequest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class PartReport(Shown):
-    """One part of a key: its hash, and its value for people."""
-
-    name: str
-    sha256: str
-    words: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class DifferenceReport(Shown):
-    """One thing that differs between a known entry and what is asked.
-
-    Attributes:
-        part: Of the key.
-        field: Where in it, with dots; empty for the whole part.
-        there: The entry's value as JSON, empty where it has none; of a long one the beginning.
-        here: What is asked for, likewise.
-        words: For people.
-    """
-
-    part: str
-    field: str = ""
-    there: str = ""
-    here: str = ""
-    words: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class NearReport(Shown):
-    """An entry that is near to what is asked. ``created`` is a Unix time."""
-
-    key: str
-    model: str
-    toolchain: str
-    created: float
-    differences: tuple[DifferenceReport, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class UpstreamReport(Shown):
-    """Where upstream's own ``jit()`` would look for what is asked.
-
-    Attributes:
-        device: The device text that gives this name.
-        file: File name in ``model_lib``.
-        holds: ``nothing``, ``entry`` (a copy of the entry that is asked for), ``other-entry`` (a copy of another one),
-            ``unknown`` (a file that mlc-jitd did not make).
-    """
-
-    device: str
-    file: str
-    holds: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Explained(Message):
-    """Answer to ``Explain``.
-
-    Attributes:
-        hit: Whether there is a library for the key.
-        path: It, for a hit.
-        reason: Why it is none: ``absent``, ``damaged``, ``foreign``; empty for a hit.
-        words: The same as a sentence without its stop.
-        remedy: What to do about it, where there is something.
-        parts: What the key is made of.
-        compared: How many other entries were compared.
-        nearest: Nearest first.
-        upstream: Empty for a toolchain that upstream does not know, and where its hash could not be had.
-    """
-
-    verb: ClassVar[str] = "explained"
-    key: str
-    hit: bool
-    path: str = ""
-    reason: str = ""
-    words: str = ""
-    remedy: str = ""
-    parts: tuple[PartReport, ...] = ()
-    compared: int = 0
-    nearest: tuple[NearReport, ...] = ()
-    upstream: tuple[UpstreamReport, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Cancelled(Message):
     """Answer to ``Cancel``: the key whose job is being ended."""
 
     verb: ClassVar[str] = "cancelled"
     key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class JobReport(Shown):
-    """One job in a ``Status``; ``detail``, ``fraction`` and ``left`` as in ``Progress``."""
-
-    key: str
-    state: str
-    model: str = ""
-    device: str = ""
-    stage: str = ""
-    elapsed: float = 0.0
-    waiters: int = 0
-    pid: int = 0
-    detail: str = field(default="", metadata=LATER)
-    fraction: float | None = field(default=None, metadata=LATER)
-    left: float | None = field(default=None, metadata=LATER)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class CacheReport(Shown):
-    """What bounds the cache, in a ``Status``. Sizes in bytes, 0 for no bound.
-
-    Attributes:
-        max_size: What the libraries may take.
-        leased: Libraries that processes use.
-        pinned: Keys that are kept.
-        stale: Keys that no known model folder asks for any more.
-        collected: Unix time of the last collection, 0.0 if none is known.
-        removed: Libraries that it removed.
-        freed: What they took.
-        over: By how much the cache stayed over its size.
-        short: What its disk still lacked.
-    """
-
-    max_size: int = 0
-    leased: int = 0
-    pinned: int = 0
-    stale: int = 0
-    collected: float = 0.0
-    removed: int = 0
-    freed: int = 0
-    over: int = 0
-    short: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class LayerReport(Shown):
-    """One read-only cache below the home; ``state`` is ``ok``, ``missing``, ``refused`` or ``away``."""
-
-    path: str
-    state: str
-    detail: str = ""
-    remedy: str = ""
-    entries: int = 0
-    bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class RemoteReport(Shown):
-    """The bucket that the fleet shares.
-
-    Attributes:
-        url: Where it is.
-        state: ``ok``; ``away``: it is not asked for now; ``read-only``: nothing can be put there; ``unusable``: its
-            settings are wrong.
-        role: ``builder``: what is compiled here is put there; ``reader``.
-        detail: What came last that was no good, for people.
-        again: Seconds until it is tried again.
-        waiting: What is still to be put there.
-        refused: The last objects that were not used, and why.
-        leases: Why hosts can't agree through it who compiles; empty where they can, or need not.
-    """
-
-    url: str
-    state: str
-    role: str
-    detail: str = ""
-    again: float = 0.0
-    waiting: int = 0
-    refused: tuple[str, ...] = ()
-    leases: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class FolderReport(Shown):
-    """One model folder in a ``Status``.
-
-    Attributes:
-        path: As clients named it.
-        watched: ``events``, ``polling``, ``scan`` (now and then), ``gone``, ``unseen`` (another mount namespace or
-            host), ``unreachable`` (its file system does not answer).
-        why: Why it is not watched by events, or what was lost.
-        keep: ``pin``, ``prewarm``, or nothing.
-        keys: Entries that it asks for now.
-    """
-
-    path: str
-    watched: str
-    why: str = ""
-    keep: str = ""
-    keys: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class HostReport(Shown):
-    """What compiles may use, and what the daemon itself takes.
-
-    Attributes:
-        cores: Usable ones; 0.5 is a quota of half a core.
-        memory_total: Bytes that compiles may use together, 0 where it is not known.
-        memory_available: What is free of that now.
-        gpus: Devices that can be opened.
-        cores_per_job: What one compile gets, 0 where it is not known.
-        resident: Bytes of the daemon's own memory.
-        processor: Seconds of processor time that the daemon itself has used.
-        waiting: Requests without an answer yet.
-    """
-
-    cores: float = 0.0
-    memory_total: int = 0
-    memory_available: int = 0
-    gpus: int = 0
-    cores_per_job: int = 0
-    resident: int = 0
-    processor: float = 0.0
-    waiting: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class OutcomeReport(Shown):
-    """Something that ended a moment ago.
-
-    Attributes:
-        at: Unix time.
-        what: ``compiled``, ``found`` (somebody else had published it), ``failed``, ``cancelled``, ``withdrawn``; of
-            requests ``hit``, ``joined``, ``stopgap``, ``refused``.
-        seconds: From the request to this.
-        detail: Why it was no hit, or what went wrong, in one line.
-        waiters: How many waited for it.
-        program: Who asked.
-        pid: Of that process, 0 where it is not known.
-    """
-
-    at: float
-    what: str
-    key: str = ""
-    model: str = ""
-    device: str = ""
-    seconds: float = 0.0
-    detail: str = ""
-    waiters: int = 0
-    program: str = ""
-    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -348,31 +113,6 @@ class Status(Message):
     folders: tuple[FolderReport, ...] = field(default=(), metadata=LATER)
     remote: RemoteReport | None = field(default=None, metadata=LATER)
     host: HostReport | None = field(default=None, metadata=LATER)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class EntryReport(Shown):
-    """One entry in a ``Listing``.
-
-    Attributes:
-        created: Unix time.
-        layer: The read-only cache that it lies in.
-        pinned: Why it is never collected.
-        stale: Unix time since when no known model folder asks for it any more.
-    """
-
-    key: str
-    path: str
-    size: int
-    created: float
-    seconds: float
-    model: str
-    device: str
-    toolchain: str
-    degraded: tuple[str, ...] = ()
-    layer: str = field(default="", metadata=LATER)
-    pinned: str = field(default="", metadata=LATER)
-    stale: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
