@@ -21,7 +21,7 @@ from mlc_jit.errors import JitError, StoreError
 from mlc_jitd.asks import GONE, UNSEEN, Asks, Folder, Question, digest
 from mlc_jitd.engine import Onlooker
 from mlc_jitd.tally import Tally
-from mlc_jitd.watch import judge
+from mlc_jitd.watch import judge, views
 from mlc_jitd.watch.arming import CHECK_SECONDS, SCAN_SECONDS, Arming, Watched
 from mlc_jitd.watch.following import Following
 from mlc_jitd.watch.keeping import keep
@@ -142,33 +142,19 @@ class Watcher(Onlooker):
     def complete(self, message: m.Message) -> m.Message:
         """A status or a listing with what this room knows."""
         if isinstance(message, m.Status):
-            return replace(message, folders=self._reports(), counters=message.counters | self._counted())
+            counted = self.tally.read("watch_") | self._losses.read("watch_lost_")
+            return views.of_status(message, self._asks, dict(self._folders), counted | self._numbers())
         if isinstance(message, m.Listing):
-            pinned, stale = self._asks.pinned(), self._asks.stale()
-            rows = (replace(row, pinned=pinned.get(row.key, ""), stale=stale.get(row.key)) for row in message.entries)
-            return replace(message, entries=tuple(rows))
+            return views.of_listing(message, self._asks)
         return message
 
-    def _reports(self) -> tuple[m.FolderReport, ...]:
-        held = dict(self._folders)
-        rows = []
-        for folder in sorted(self._asks.folders(), key=lambda each: each.path):
-            watched = held.get(folder.path)
-            rows.append(
-                m.FolderReport(
-                    path=folder.path,
-                    watched=watched.manner if watched else "scan",
-                    why=watched.why if watched else "",
-                    keep=folder.keep,
-                    keys=tuple(sorted(folder.current())),
-                )
-            )
-        return tuple(rows)
-
-    def _counted(self) -> dict[str, int]:
-        counted = self.tally.read("watch_") | self._losses.read("watch_lost_")
-        counted |= {"watch_remade": self._events.remade, "watch_listeners": len(self.subscribers)}
-        return {**counted, "watch_folders": len(self._folders), "watch_events_on": self._events.watched}
+    def _numbers(self) -> dict[str, int]:
+        return {
+            "watch_remade": self._events.remade,
+            "watch_listeners": len(self.subscribers),
+            "watch_folders": len(self._folders),
+            "watch_events_on": self._events.watched,
+        }
 
     def post(self, handler: Callable[..., None], *arguments: Any) -> None:
         """Have something done in this room's thread."""

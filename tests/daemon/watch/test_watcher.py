@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.leftovers import until
+from mlc_jit import messages as m
 from mlc_jit.messages import JitRequest
 from mlc_jitd.asks import Asks
 from mlc_jitd.rounds import Rounds
@@ -50,7 +51,10 @@ class World:
         self.watcher.looked_up(ME, request, SimpleNamespace(identity=self.identify(request)))  # type: ignore[arg-type]
 
     def manner(self, folder: Path) -> str:
-        return next((each.watched for each in self.watcher._reports() if each.path == str(folder)), "")
+        status = m.Status(version="", pid=0, uptime=0.0, home="", socket="", log_path="")
+        told = self.watcher.complete(status)
+        assert isinstance(told, m.Status)
+        return next((each.watched for each in told.folders if each.path == str(folder)), "")
 
 
 @pytest.fixture
