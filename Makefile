@@ -34,9 +34,8 @@ bench: $(VENV)/.dev
 bench-compile: $(VENV)/.dev
 	$(BIN)/python benchmarks/compile.py $(BENCH)
 
-docs: man $(VENV)/.dev  # the table of settings in docs/configuration.md, from daemon/mlc_jitd/config.py
-	$(BIN)/python docs/settings.py
-	$(BIN)/python docs/metrics.py
+docs: man $(VENV)/.dev  # the tables of settings and metrics, from what they describe
+	$(BIN)/python docs/tables.py
 
 man: $(VENV)/.dev  # docs/man and client/mlc_jit/completions, from what --help comes from
 	$(BIN)/python docs/terminal.py

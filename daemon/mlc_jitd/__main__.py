@@ -78,7 +78,8 @@ def command_line() -> argparse.ArgumentParser:
 
 def _add_settings(run: argparse.ArgumentParser) -> None:
     """A flag for each setting."""
-    from mlc_jitd.config import Settings, flag  # noqa: PLC0415 - not on the way of the other verbs
+    from mlc_jitd.config import Settings  # noqa: PLC0415 - not on the way of the other verbs
+    from mlc_jitd.sources import flag  # noqa: PLC0415
 
     group = run.add_argument_group("settings, which beat variables and files (`mlc-jit config` shows them all)")
     for each in dataclasses.fields(Settings):

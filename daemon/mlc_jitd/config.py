@@ -1,47 +1,28 @@
-"""The daemon's settings, each described once, and where their values come from.
+"""The daemon's settings, each described once, and the values that they have.
 
 A field of `Settings` is the one source of a setting: its name, default, kind, meaning and whether it can change while a
 daemon runs. The key in a file, the variable, the flag, `mlc-jit config` and docs/configuration.md follow from it.
 
-A flag beats a variable, a variable beats the user's file, and that beats the host's. What does not belong here:
-settings of the client (``mlc_jit``), and decisions.
+What does not belong here: where texts of settings stand (``sources``), settings of the client (``mlc_jit``), decisions.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import logging
 import os
-import tomllib
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from mlc_jit.errors import RequestError
-from mlc_jitd import values
+from mlc_jitd import sources, values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mlc_jit.errors import RequestError
 
 logger = logging.getLogger(__name__)
-
-PREFIX = "MLC_JITD_"
-CONFIG = "MLC_JITD_CONFIG"
-"""Names one file that is read instead of the host's and the user's."""
-
-HOST_FILE = Path("/etc/mlc-jitd/config.toml")
-NOT_SETTINGS = frozenset(
-    PREFIX + name
-    for name in (
-        "AUTOSTART", "BUSY_SECONDS", "CONFIG", "DAEMON_SILENCE_SECONDS", "JOB", "PASS_ENV", "PYTHON", "RUNTIME_DIR",
-        "SHARED", "SOCKET", "START_SECONDS", "SYSTEM", "TOOLCHAIN", "WAIT_SECONDS",
-    )
-)  # fmt: skip
-"""Variables that are ours and no setting of a daemon; so none of them is a setting that was misspelt."""
-
-ALIKE = 0.8
 
 
 def _setting(
@@ -147,7 +128,7 @@ class Settings:
     acceleration: str = _setting(
         "auto",
         "`auto`: kernels are compiled apart, in parallel, and reused where the compiler's TVM is known; `off`",
-        kind=values.words({each: each for each in ("auto", "off")}),
+        kind=values.one_of("auto", "off"),
         page="kernels.md",
     )
     kernel_bytes: int = _setting(
@@ -161,7 +142,7 @@ class Settings:
         "auto",
         "`text`, `json` (an object a line), or `auto`: systemd's journal with its fields where standard error leads "
         "there, else text",
-        kind=values.words({each: each for each in ("auto", "text", "json")}),
+        kind=values.one_of("auto", "text", "json"),
         page="seeing.md#logs",
     )
     metrics: str = _setting(
@@ -194,7 +175,7 @@ class Settings:
     remote_write: str = _setting(
         "builders",
         "who puts what was compiled into the bucket: `always`, `builders` (who has a `remote_key`) or `never`",
-        kind=values.words({each: each for each in ("always", "builders", "never")}),
+        kind=values.one_of("always", "builders", "never"),
         page="fleet.md#roles",
     )
     remote_key: str = _setting(
@@ -228,14 +209,14 @@ class Settings:
     executor_fallback: str = _setting(
         "local",
         "what follows when the farm can't: `local` compiles here, `fail` is an error",
-        kind=values.words({each: each for each in ("local", "fail")}),
+        kind=values.one_of("local", "fail"),
         page="farm.md",
     )
 
     mode: str = _setting(
         "user",
         "`user`: serves the user that runs it and nobody else; `system`: serves the users of this host that are listed",
-        kind=values.words({each: each for each in ("user", "system")}),
+        kind=values.one_of("user", "system"),
         shared=False,
         page="security.md",
     )
@@ -318,16 +299,13 @@ class Settings:
         return found.settings
 
 
-Origin = Literal["default", "file", "variable", "flag"]
-
-
 @dataclass(frozen=True, slots=True)
 class Value:
     """One setting's value, and who says so: the path of a file, the name of a variable or flag; empty for nobody."""
 
     name: str
     value: Any
-    origin: Origin
+    origin: sources.Origin
     source: str
 
 
@@ -350,114 +328,30 @@ class Found:
     in_files: tuple[RequestError, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """A text somewhere that wants to be a setting."""
-
-    name: str
-    text: str
-    origin: Origin
-    source: str
-    shown: str
-
-
 def gather(environ: Mapping[str, str] | None = None, *, flags: Mapping[str, str] | None = None) -> Found:
     """Every setting's value and origin; a slip is reported, never raised. Arguments as of `Settings.load`."""
     env = os.environ if environ is None else environ
-    fields = {each.name: each for each in dataclasses.fields(Settings)}
-    found = {name: Value(name, each.default, "default", "") for name, each in fields.items()}
+    fields = dataclasses.fields(Settings)
+    kinds: dict[str, values.Kind] = {each.name: each.metadata["kind"] for each in fields}
+    lone = {each.name for each in fields if not each.metadata["shared"]}
+    found = {each.name: Value(each.name, each.default, "default", "") for each in fields}
     slips: list[RequestError] = []
     elsewhere: list[RequestError] = []
     files = []
-    given: list[_Given] = []
-    for path in files_of(env):
-        named = os.fspath(path) == env.get(CONFIG)
-        keys = _read(path, slips, named=named)
-        files.append((path, keys is not None))
-        given += _of_file(path, keys or {}, slips, named=named)
-    given += _of_variables(env, elsewhere)
-    given += [_Given(name, text, "flag", flag(name), f"{flag(name)} {text}") for name, text in (flags or {}).items()]
+    given: list[sources.Given] = []
+    for path in sources.files_of(env):
+        named = os.fspath(path) == env.get(sources.CONFIG)
+        said = sources.of_file(path, kinds, slips, named=named, lone=lone)
+        files.append((path, said is not None))
+        given += said or ()
+    given += sources.of_variables(env, kinds, elsewhere)
+    given += sources.of_flags(flags or {})
     for each in given:
         try:
-            value = fields[each.name].metadata["kind"].read(each.text)
+            value = kinds[each.name].read(each.text)
         except ValueError as error:
-            remedy = "Correct or remove it." if each.origin == "file" else f"Correct or unset {each.source}."
-            where = slips if each.origin == "file" else elsewhere
-            where.append(RequestError(f"{each.shown} must be {error}.", remedy=remedy))
+            (slips if each.origin == "file" else elsewhere).append(each.slip(error))
         else:
             found[each.name] = Value(each.name, value, each.origin, each.source)
     settings = Settings(**{name: each.value for name, each in found.items()})
     return Found(settings, tuple(found.values()), tuple(files), (*slips, *elsewhere), tuple(slips))
-
-
-def flag(name: str) -> str:
-    """The flag of a setting."""
-    return "--" + name.replace("_", "-")
-
-
-def files_of(env: Mapping[str, str]) -> tuple[Path, ...]:
-    """The files that an environment leads to, whether they are there or not; the later beats the earlier."""
-    if env.get(CONFIG):
-        return (Path(env[CONFIG]),)
-    named = env.get("XDG_CONFIG_HOME", "")
-    base = named if named.startswith("/") else f"{env['HOME']}/.config" if env.get("HOME", "").startswith("/") else ""
-    return (HOST_FILE, Path(base) / "mlc-jitd" / "config.toml") if base else (HOST_FILE,)
-
-
-def _read(path: Path, slips: list[RequestError], *, named: bool) -> dict[str, Any] | None:
-    """What a file says; None if it is not there or can't be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if named:
-            slips.append(RequestError(f"{CONFIG}={path}: {error.strerror}.", remedy=f"Correct or unset {CONFIG}."))
-    except OSError as error:
-        slips.append(RequestError(f"{path} can't be read: {error.strerror}.", remedy="Make it readable, or remove it."))
-    except ValueError as error:  # no TOML, or no UTF-8
-        slips.append(RequestError(f"{path} is no TOML: {error}.", remedy="Correct it; until then none of it counts."))
-    return None
-
-
-def _of_file(path: Path, keys: Mapping[str, Any], slips: list[RequestError], *, named: bool) -> Iterator[_Given]:
-    about = {each.name: each.metadata for each in dataclasses.fields(Settings)}
-    for key, value in keys.items():
-        where = f"`{key}` in {path}"
-        if key not in about:
-            slips.append(RequestError(f"{where} is no setting.", remedy=_meant(key, list(about))))
-            continue
-        if not named and not about[key]["shared"]:
-            slips.append(
-                RequestError(
-                    f"{where} does not count: users' own daemons read this file, too.",
-                    remedy=f"Remove it. The daemon that is meant is told by {flag(key)} or {PREFIX}{key.upper()}, as "
-                    "the unit of `mlc-jit service install --system` does.",
-                )
-            )
-            continue
-        table = isinstance(value, dict) and about[key]["kind"].table
-        text = json.dumps(value) if table else values.text_of_toml(value)
-        if text is None:
-            slips.append(RequestError(f"{where} is a {type(value).__name__}.", remedy="Give one value, or a list."))
-        else:
-            yield _Given(key, text, "file", os.fspath(path), f"`{key} = {text}` in {path}")
-
-
-def _of_variables(env: Mapping[str, str], slips: list[RequestError]) -> Iterator[_Given]:
-    names = [PREFIX + each.name.upper() for each in dataclasses.fields(Settings)]
-    for name in names:
-        if env.get(name, "").strip():
-            yield _Given(
-                name.removeprefix(PREFIX).lower(), env[name].strip(), "variable", name, f"{name}={env[name]!r}"
-            )
-    short = [each.removeprefix(PREFIX) for each in names]
-    for name in env:
-        if not name.startswith(PREFIX) or name in names or name in NOT_SETTINGS:
-            continue
-        # Only what is nearly a setting: other programs, and later versions, may have variables that begin like ours.
-        if difflib.get_close_matches(name.removeprefix(PREFIX), short, 1, ALIKE):
-            slips.append(RequestError(f"{name} is no setting.", remedy=_meant(name, names)))
-
-
-def _meant(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1, 0.6)
-    return (f"Did you mean `{near[0]}`? " if near else "") + "`mlc-jit config` lists all."

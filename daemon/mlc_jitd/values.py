@@ -1,6 +1,6 @@
 """How the text of a setting becomes its value, and back: one `Kind` for each sort of value.
 
-What does not belong here: which settings there are (``config``).
+What does not belong here: which settings there are (``config``), and where their texts stand (``sources``).
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ def words(meanings: Mapping[str, str], otherwise: Kind | None = None) -> Kind:
             raise ValueError(f"{listed} or {error}") from None
 
     return Kind(read, otherwise.show if otherwise else str)
+
+
+def one_of(*choices: str) -> Kind:
+    """One of some words, in any case."""
+    return words({each: each for each in choices})
 
 
 def _switch(text: str) -> bool:

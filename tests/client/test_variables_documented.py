@@ -4,7 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
-from mlc_jitd.config import PREFIX, Settings
+from mlc_jitd.config import Settings
+from mlc_jitd.sources import PREFIX
 
 ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"\bMLC_JITD_[A-Z]+(?:_[A-Z]+)*\b")

@@ -14,7 +14,7 @@ import pytest
 
 from harness.daemons import until
 from mlc_jit.errors import RequestError
-from mlc_jitd import config, values
+from mlc_jitd import sources, values
 from mlc_jitd.config import Settings, gather
 from mlc_jitd.reload import Reload
 from mlc_jitd.upkeep.config import markdown
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """The host's file and the user's, both to be written yet, and an environment that leads to them."""
-    monkeypatch.setattr(config, "HOST_FILE", tmp_path / "host.toml")
+    monkeypatch.setattr(sources, "HOST_FILE", tmp_path / "host.toml")
     user = tmp_path / "home" / "mlc-jitd" / "config.toml"
     user.parent.mkdir(parents=True)
     return tmp_path / "host.toml", user, {"XDG_CONFIG_HOME": str(tmp_path / "home")}
@@ -142,11 +142,11 @@ def test_a_reload_is_refused_for_a_slip_in_a_file_alone(files, caplog):
 
 
 def test_a_relative_config_home_counts_for_nothing():
-    assert config.files_of({"XDG_CONFIG_HOME": "here", "HOME": "/h"})[1] == Path("/h/.config/mlc-jitd/config.toml")
+    assert sources.files_of({"XDG_CONFIG_HOME": "here", "HOME": "/h"})[1] == Path("/h/.config/mlc-jitd/config.toml")
 
 
 def test_no_variable_of_the_clients_is_taken_for_a_misspelt_setting():
-    names = set(re.findall(r"\bMLC_JITD_[A-Z_]+[A-Z]", (ROOT / "docs" / "variables.md").read_text())) - {config.CONFIG}
+    names = set(re.findall(r"\bMLC_JITD_[A-Z_]+[A-Z]", (ROOT / "docs" / "variables.md").read_text())) - {sources.CONFIG}
     assert "MLC_JITD_SOCKET" in names
     slips = gather(dict.fromkeys(names, "1")).slips
     assert [slip.message for slip in slips if "is no setting" in slip.message] == [], "add it to NOT_SETTINGS"

@@ -7,8 +7,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from mlc_jitd.compiling import STAGING_BYTES
-from mlc_jitd.config import Settings, files_of
+from mlc_jitd.config import Settings
 from mlc_jitd.doctor.finding import Finding, problem, size
+from mlc_jitd.sources import files_of
 from mlc_jitd.store import Layer, layers_of
 from mlc_jitd.store.access import distrust
 from mlc_jitd.store.filesystem import VOLATILE, can_not_execute, file_system, is_network, why_no_locks

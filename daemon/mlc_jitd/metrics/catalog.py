@@ -90,6 +90,10 @@ def _by_prefix(prefix: str) -> Callable[[Reading], Samples]:
     return read
 
 
+def _of_entries(which: int) -> Callable[[Reading], Samples]:
+    return lambda reading: [] if reading.entries is None else [((), reading.entries[which])]
+
+
 def _of_cache(read: Callable[[m.CacheReport], float]) -> Callable[[Reading], Samples]:
     return lambda reading: [] if reading.cache is None else [((), read(reading.cache))]
 
@@ -192,13 +196,13 @@ METRICS: tuple[Metric, ...] = (
         name="cache_entries",
         kind="gauge",
         help="libraries in the cache",
-        read=lambda reading: [] if reading.entries is None else [((), reading.entries[0])],
+        read=_of_entries(0),
     ),
     Metric(
         name="cache_bytes",
         kind="gauge",
         help="what they take",
-        read=lambda reading: [] if reading.entries is None else [((), reading.entries[1])],
+        read=_of_entries(1),
     ),
     Metric(
         name="cache_limit_bytes",

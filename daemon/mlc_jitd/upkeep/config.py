@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from mlc_jitd.config import PREFIX, Settings, flag, gather
+from mlc_jitd.config import Settings, gather
+from mlc_jitd.sources import PREFIX, flag
 
 if TYPE_CHECKING:
     import argparse

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from mlc_jit.locations import made_home
 from mlc_jitd.asks import Asks
 from mlc_jitd.bounds import rules_of
-from mlc_jitd.config import Settings, flag
+from mlc_jitd.config import Settings
 from mlc_jitd.lending import leases_here
+from mlc_jitd.sources import flag
 from mlc_jitd.store import Collector, KernelStore, Store, Uses
 from mlc_jitd.store.collection import explain
 
