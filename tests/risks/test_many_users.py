@@ -348,6 +348,58 @@ print(json.dumps([verbs, given["secret"].encode() in found, len(frames), len(rea
     assert any(SECRET in line["model"] for line in host.audit()), "the administrator knows"
 
 
+def test_each_user_sees_their_own_work_and_the_administrator_all_of_it(host, alice, bob):
+    host.serve(users=[f"@{MODELS}"])
+    bad = alice.model("bad", {"raise": f"no such thing as {SECRET}"}, vocab_size=8)
+    assert SECRET in alice.ask(bad).error()["text"]
+    bob.ask(bob.model()).path()
+    for user, own in ((alice, "failed"), (bob, "compiled")):
+        code, out, err = user.command("top", "--json")
+        assert code == 0, err
+        recent = {each["what"]: each for each in json.loads(out)["recent"]}
+        assert set(recent) == {"failed", "compiled"}, "slots and queue are shared: that there was work is told"
+        assert {what for what, each in recent.items() if each["pid"]} == {own}, "but not whose"
+        assert (SECRET in out) is (user is alice)
+        records = user.code(RECORDS).answer()
+        assert [(job["ending"]["outcome"], [wait["who"]["uid"] for wait in job["waiters"]]) for job in records] == [
+            (own, [user.uid])
+        ]
+    admin = host.user(0)
+    assert [job["ending"]["outcome"] for job in admin.code(RECORDS).answer()] == ["failed", "compiled"]
+    code, out, err = admin.command("history")
+    assert code == 0, err
+    assert SECRET in out, "of a home of one's own and of the host's daemon"
+    assert f"Of the host's daemon ({host.socket})" in out
+
+
+RECORDS = """
+s = connected()
+s.send(m.encode(m.RecordsRequest(id=5, ended=True)))
+jobs = []
+while (reply := hear(s)) is not None:
+    jobs += [json.loads(line)["job"] for line in reply.jobs]
+    if not reply.more: break
+print(json.dumps(jobs))
+"""
+
+
+def test_looking_again_and_again_is_no_waiting(host, alice):
+    """What is answered at once is not counted as a question on its way."""
+    host.serve(users=[str(ALICE)], admins=[str(ALICE)])
+    said = alice.code(
+        """
+s = connected()
+verbs = []
+for number in range(1, 25):
+    for kind in (m.TopRequest, m.RecordsRequest):
+        s.send(m.encode(kind(id=number)))
+        verbs.append(hear(s).verb)
+print(json.dumps(sorted(set(verbs))))
+"""
+    ).answer()
+    assert said == ["records-are", "top-is"]
+
+
 def test_nobody_writes_what_others_load(host, alice, bob):
     host.serve(users=[f"@{MODELS}"])
     path = Path(alice.ask(alice.model()).path())

@@ -75,8 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
 def screen(report: dict[str, Any], *, now: float, width: int | None = None) -> str:
     """The report as text; what is long is cut to ``width`` columns, if there are any."""
     jobs = report["jobs"]
+    note = f"Of the host's daemon ({report['host']}): what you asked for, as far as it remembers."
+    host = ["", *(textwrap.wrap(note, width) if width else [note])] if report.get("host") else []
     if not jobs:
-        return "Nothing has been compiled here yet." if not report["known"] else "No compile of that kind is known."
+        nothing = "Nothing has been compiled here yet." if not report["known"] else "No compile of that kind is known."
+        return "\n".join([nothing, *host])
     rows = [["WHEN", "KEY", "OUTCOME", "TOOK", "QUEUED", "FOR", "MODEL"], *(_row(job, now) for job in jobs)]
     lines = _fitted(rows, width)
     shown = [lines[0]]
@@ -84,7 +87,7 @@ def screen(report: dict[str, Any], *, now: float, width: int | None = None) -> s
         shown += [line, *_remarks(job, max(_NARROWEST, width) if width else 0)]
     if len(jobs) < report["matched"]:
         shown += ["", f"{len(jobs)} of {report['matched']:,} known (--last 0 shows all)"]
-    return "\n".join(shown)
+    return "\n".join(shown + host)
 
 
 def _row(job: dict[str, Any], now: float) -> list[str]:

@@ -164,9 +164,14 @@ class Kept(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RecordsRequest(Message):
-    """Ask for the records of the jobs under way."""
+    """Ask for the records of the jobs under way; whoever does not administer gets those that they wait for.
+
+    Attributes:
+        ended: Besides, of those that ended lately, as far as the daemon remembers them.
+    """
 
     verb: ClassVar[str] = "records"
+    ended: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

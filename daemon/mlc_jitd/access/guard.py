@@ -61,10 +61,13 @@ _KINDS: dict[type[m.Message], Kind] = {
     m.Explain: "report",
     m.Keep: "report",
     m.ListRequest: "report",
-    m.RecordsRequest: "report",
     m.StatusRequest: "report",
     m.WatchRequest: "watch",
 }
+
+
+_SHORT = (m.TopRequest, m.RecordsRequest)
+"""Reports that are answered at once, from memory: as dear as others, but not counted among what is on its way."""
 
 
 class Guard:
@@ -160,7 +163,8 @@ class Guard:
     def screen(self, peer: Peer, message: m.Message) -> m.Message | None:
         """The message as the daemon takes it; a ``Failure`` that is to be its answer; or nothing, to pass it over."""
         kind = _KINDS.get(type(message))
-        cost = COST["message" if kind in (None, "library") else "report"]
+        report = kind in ("report", "watch") or isinstance(message, _SHORT)
+        cost = COST["report" if report else "message"]
         if not self.meter.spend(peer.uid, cost, time.monotonic()):
             self._end(peer)
             return None
@@ -171,11 +175,11 @@ class Guard:
             return m.Failure.of(_not_yours(peer, message, role), id=message.id)
         if isinstance(message, m.Leave):
             self.meter.answered(peer.identity, message.id)
-        if kind is None:
-            return message
-        if kind == "report" and _unread(self._descriptors.get(peer.identity, -1)) > UNREAD_BYTES:
+        if report and kind != "watch" and _unread(self._descriptors.get(peer.identity, -1)) > UNREAD_BYTES:
             self.offended(peer)
             return None
+        if kind is None:
+            return message
         verdict = self.meter.asked(peer.identity, peer.uid, message.id, kind)
         if verdict == "busy":
             self.counters["refused_busy"] += 1

@@ -34,6 +34,8 @@ _NEEDED: dict[type[m.Message], Role] = {
     m.StatusRequest: Role.USE,
     m.ListRequest: Role.USE,
     m.Explain: Role.USE,
+    m.RecordsRequest: Role.USE,
+    m.TopRequest: Role.USE,
     m.WatchRequest: Role.USE,
     m.Keep: Role.PREWARM,
 }

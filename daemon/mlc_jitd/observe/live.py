@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mlc_jit import messages as m
 from mlc_jitd.engine import Onlooker
+from mlc_jitd.observe.viewer import Viewer
 from mlc_jitd.tally import Tally
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ class Live(Onlooker):
         """Answer ``top``."""
 
         def answer(facts: Facts) -> None:
-            self._engine.reply(peer, self.top(message, facts))
+            self._engine.reply(peer, self.top(message, facts, Viewer.of(peer)))
 
         self._engine.facts(answer)
 
-    def top(self, message: m.TopRequest, facts: Facts) -> m.Top:
-        """The answer to ``top``."""
-        outcomes = recent(self._recorder.last_jobs(), self._recorder.last_answers())
+    def top(self, message: m.TopRequest, facts: Facts, viewer: Viewer) -> m.Top:
+        """The answer to ``top``, as far as it may be told."""
+        outcomes = recent(self._recorder.last_jobs(), self._recorder.last_answers(), viewer)
         most = max(0, min(message.recent, MOST_RECENT))
         overview = self._engine.overview.welcome(m.Hello())
         return m.Top(
@@ -123,11 +124,15 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def recent(jobs: list[JobRecord], answers: list[Answer]) -> Iterator[m.OutcomeReport]:
-    """Jobs that ended, and answers that no job stands for, in no order."""
+def recent(jobs: list[JobRecord], answers: list[Answer], viewer: Viewer) -> Iterator[m.OutcomeReport]:
+    """Jobs that ended, and answers that no job stands for, in no order.
+
+    That others' jobs ended is told, since slots and queue are shared; who they were and what went wrong is not.
+    """
     bad = {job.subject.key for job in jobs if job.ending.outcome in ENDED_BADLY}
     for job in jobs:
-        subject, first = job.subject, job.waiters[0].who if job.waiters else None
+        subject, own = job.subject, any(viewer.knows(wait.who) for wait in job.waiters) or viewer.administers
+        first = next((wait.who for wait in job.waiters if viewer.knows(wait.who)), None)
         yield m.OutcomeReport(
             at=job.asked + job.seconds,
             what=job.ending.outcome,
@@ -135,12 +140,14 @@ def recent(jobs: list[JobRecord], answers: list[Answer]) -> Iterator[m.OutcomeRe
             model=subject.model,
             device=subject.device,
             seconds=job.seconds,
-            detail=job.ending.cause or subject.why or subject.reason,
+            detail=(job.ending.cause if own else "") or subject.why or subject.reason,
             waiters=len(job.waiters) + job.more,
             program=first.program if first else "",
             pid=first.pid if first else 0,
         )
     for answer in answers:
+        if not viewer.knows(answer.who):
+            continue
         if answer.source in WITHOUT_A_JOB and not (answer.source == "refused" and answer.key in bad):
             yield m.OutcomeReport(
                 at=answer.at,

@@ -17,6 +17,7 @@ from mlc_jitd.engine import Onlooker
 from mlc_jitd.observe.ends import ending, subject_of
 from mlc_jitd.observe.history import HOUR, Counts, History, encode
 from mlc_jitd.observe.record import Answer, JobRecord, Record
+from mlc_jitd.observe.viewer import Viewer
 from mlc_jitd.observe.who import who
 from mlc_jitd.store import Missing
 
@@ -91,10 +92,11 @@ class Recorder(Onlooker):
             self._thread.join(LAST_SECONDS)
 
     def asked(self, peer: Peer, request: RecordsRequest) -> None:
-        """Answer with the jobs under way; the verb ``records``. Quick: the work is done in a thread."""
+        """Answer with the jobs that this peer may know of; the verb ``records``. The work is done in a thread."""
 
         def answer() -> None:
-            lines = [encode(job).decode() for job in self.jobs()]
+            jobs = [*(self.last_jobs() if request.ended else ()), *self.jobs()]
+            lines = [encode(job).decode() for job in Viewer.of(peer).own(jobs)]
             for start in range(0, max(1, len(lines)), CHUNK):
                 more = start + CHUNK < len(lines)
                 self._reply(peer, Records(id=request.id, jobs=tuple(lines[start : start + CHUNK]), more=more))

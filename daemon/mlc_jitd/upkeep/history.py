@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlc_jitd.upkeep import Tell
 
 LAST = 20
+UNDER_WAY = ("queued", "running")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +49,14 @@ def run(arguments: argparse.Namespace, _tell: Tell) -> Any:
     Raises:
         StoreUnwritableError: The history can't be read.
     """
-    known = Known.read()
+    known, host = Known.read(), ""
+    with contextlib.suppress(JitError):
+        host = os.fspath(locate().socket) if locate().system else ""
     meant = [job for job in known.ended if _wanted(job, arguments.model, failed=arguments.failed)]
     found = [*reversed(chosen(meant, arguments))]
     return {
         "folder": str(known.history.folder),
+        "host": host,
         "known": len(known.ended),
         "matched": len(meant),
         "jobs": [{**msgspec.to_builtins(job), "queued": round(job.queued, 3)} for job in found],
@@ -61,23 +65,35 @@ def run(arguments: argparse.Namespace, _tell: Tell) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of this home's compiles; those that ended in the order in which they were asked for."""
+    """What is known of compiles; those that ended in the order in which they were asked for.
+
+    Those of this home are on disk. Where the host's daemon serves this user, it tells what it remembers of the user's.
+    """
 
     history: History
     ended: list[JobRecord]
+    current: list[JobRecord]
+    """Those that have not ended, where they were wanted and a daemon runs."""
 
     @classmethod
-    def read(cls) -> Known:
+    def read(cls, *, current: bool = False, host: bool = True) -> Known:
         """Read it.
+
+        Args:
+            current: Also ask this user's daemon for what is under way. None is started, and its trouble is not ours.
+            host: Also ask the host's daemon, where it serves this user, for what this user had compiled.
 
         Raises:
             StoreUnwritableError: It can't be read.
         """
         history = History(Layout.of(cache_home()).library)
+        told = _told(current=current, host=host)
         try:
-            return cls(history, sorted(history.jobs(), key=lambda job: job.asked))
+            ended = [*history.jobs(), *(job for job in told if job.ending.outcome not in UNDER_WAY)]
         except OSError as error:
             raise _unreadable(history, error) from error
+        live = [job for job in told if job.ending.outcome in UNDER_WAY]
+        return cls(history, sorted(ended, key=lambda job: job.asked), live)
 
     def counts(self) -> list[Counts]:
         """How often what happened, oldest first.
@@ -101,20 +117,21 @@ class Known:
         except OSError as error:
             raise _unreadable(self.history, error) from error
 
-    def under_way(self) -> list[JobRecord]:
-        """The compiles that have not ended: a running daemon is asked. None is started, and its trouble is not ours."""
-        found: list[JobRecord] = []
-        with contextlib.suppress(JitError):
-            socket = locate().socket
-            if not served(socket):
-                return []
-            for reply in channel.query(socket, lambda id_: m.RecordsRequest(id=id_)):
-                if not isinstance(reply, m.Records):
-                    break  # an older daemon
-                found += filter(None, map(decode, reply.jobs))
-                if not reply.more:
-                    break
-        return found
+
+def _told(*, current: bool, host: bool) -> list[JobRecord]:
+    """What a running daemon tells: compiles under way; the host's daemon also of those that ended."""
+    found: list[JobRecord] = []
+    with contextlib.suppress(JitError):
+        places = locate()
+        if not (current or (host and places.system)) or not served(places.socket):
+            return []
+        for reply in channel.query(places.socket, lambda id_: m.RecordsRequest(id=id_, ended=places.system)):
+            if not isinstance(reply, m.Records):
+                break  # an older daemon
+            found += filter(None, map(decode, reply.jobs))
+            if not reply.more:
+                break
+    return found
 
 
 def chosen(jobs: Iterable[JobRecord], arguments: argparse.Namespace) -> list[JobRecord]:

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, _tell: Tell) -> Any:
     Raises:
         StoreUnwritableError: The history can't be read, or the file not be written.
     """
-    known = Known.read()
+    known = Known.read(host=False)
     home = cache_home()
     found = facts(
         known.ended,

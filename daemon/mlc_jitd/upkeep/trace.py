@@ -32,8 +32,8 @@ def run(arguments: argparse.Namespace, _tell: Tell) -> Any:
     Raises:
         StoreUnwritableError: The history can't be read, or the file not be written.
     """
-    known = Known.read()
-    jobs = [*chosen(known.ended, arguments), *chosen(known.under_way(), arguments)]
+    known = Known.read(current=True)
+    jobs = [*chosen(known.ended, arguments), *chosen(known.current, arguments)]
     about = {"version": __version__, "host": platform.node(), "cache": str(known.history.folder.parent)}
     made = trace(jobs, known.counts(), about=about)
     payload = json.dumps(made, separators=(",", ":")).encode()
