@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 def screen(report: dict[str, Any], *, now: float, width: int | None = None) -> str:
     """The report as text; what is long is cut to ``width`` columns, if there are any."""
     jobs = report["jobs"]
-    note = f"Of the host's daemon ({report['host']}): what you asked for, as far as it remembers."
+    note = f"Of the host's daemon ({report.get('host')}): what you asked for, as far as it remembers."
     host = ["", *(textwrap.wrap(note, width) if width else [note])] if report.get("host") else []
     if not jobs:
         nothing = "Nothing has been compiled here yet." if not report["known"] else "No compile of that kind is known."

@@ -90,7 +90,7 @@ def find(home: Path, prefix: str) -> str:
         hosts = " Logs of the host's daemon are for its administrators, in its own home." if locate().system else ""
         raise RequestError(
             f"There is no compiler log of a key that begins with {prefix!r}, and nothing with such a key is compiled.",
-            remedy="`mlc-jit list` and `mlc-jit status` show keys; the logs of the newest 256 compiles are kept." + hosts,
+            remedy="`mlc-jit list` and `mlc-jit status` show keys; the logs of the last 256 compiles are kept." + hosts,
         )
     some = ", ".join(sorted(keys)[:5])
     raise RequestError(f"{len(keys)} keys begin with {prefix!r}: {some[:400]}.", remedy="Give more of the key.")
