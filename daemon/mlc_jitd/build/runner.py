@@ -7,6 +7,7 @@ while the daemon is busy or dead is done by the supervisor.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import subprocess
@@ -159,7 +160,7 @@ class _Talk:
         background = limits.background
         while True:
             self._send()
-            ready = self._poll.poll(1000)
+            ready = self._poll.poll(math.ceil(1000 * max(0.1, heard + SUPERVISOR_SILENCE - time.monotonic())))
             # The second look is for a daemon that was itself stopped for long, just then.
             if not ready and time.monotonic() > heard + SUPERVISOR_SILENCE and not self._poll.poll(0):
                 break

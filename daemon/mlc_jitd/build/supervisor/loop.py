@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .wire import Job
 
 _SAMPLE = 0.5
+_SIGN_OF_LIFE = 10.0  # nothing new is told so often, far below the runner's SUPERVISOR_SILENCE: each wakes the daemon
+_GROWTH = 1 << 20  # of the peak, that is worth telling before the end
 _CHUNK = 1024 * 1024
 _LEFTOVER_GRACE = 1.0  # what outlives the command: time for multiprocessing's tracker to tidy up, not more
 _KILL_AGAIN = 0.02
@@ -62,7 +64,8 @@ class Supervision:
         self._yielding: list[str] = []
         self._seen: list[list[int]] = []
         self._autogroups: set[int] = set()
-        self._peak = 0
+        self._peak = self._told_peak = 0
+        self._told_at = -math.inf
         self._kernel_kills = kernel.oom_kills()
         self._began = self._last_output = time.monotonic()
         self._sample_at = self._began + _SAMPLE
@@ -241,8 +244,10 @@ class Supervision:
         rss = sum(process.rss for process in processes)
         self._peak = max(self._peak, rss)
         seen = sorted([process.pid, process.start, process.session] for process in processes)
-        self._report.event("sample", keep=False, rss=rss, tree=None if seen == self._seen else seen)
-        self._seen = seen
+        now = time.monotonic()
+        if seen != self._seen or self._peak >= self._told_peak + _GROWTH or now >= self._told_at + _SIGN_OF_LIFE:
+            self._report.event("sample", keep=False, rss=self._peak, tree=None if seen == self._seen else seen)
+            self._seen, self._told_peak, self._told_at = seen, self._peak, now
         self._lower_autogroups(processes)
         limit = self._job.memory_bytes
         if limit is not None and rss > limit:
