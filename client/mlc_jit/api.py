@@ -220,7 +220,7 @@ def upstream(
     skip_log_jit_policy: bool,
 ) -> JITResult:
     """Upstream's own, as ``MLC_JITD=off`` asks for."""
-    from pathlib import Path  # noqa: PLC0415 - as below
+    from pathlib import Path  # noqa: PLC0415 - not for a hit
 
     from mlc_jit import fallback  # noqa: PLC0415 - not for a hit
 

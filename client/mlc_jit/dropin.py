@@ -110,8 +110,8 @@ def _replace(module: ModuleType) -> None:
 
 def difference(module: ModuleType) -> str:
     """What distinguishes a module's ``jit()`` and ``JITResult`` from those known here; empty if nothing does."""
-    import dataclasses  # noqa: PLC0415
-    import inspect  # noqa: PLC0415
+    import dataclasses  # noqa: PLC0415 - see importhook
+    import inspect  # noqa: PLC0415 - likewise
 
     try:
         found = tuple(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import struct
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -24,7 +25,6 @@ from mlc_jit.variables import without_startup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from subprocess import Popen
 
     from mlc_jit.interrupt import Interrupt
 
@@ -84,8 +84,6 @@ def ask_once(
         DaemonUnavailableError: That process could not be started or died without an answer.
         JitError: Its answer.
     """
-    import subprocess  # noqa: PLC0415 - not for a hit
-
     command = [sys.executable, "-P", "-m", "mlc_jitd", "once"]
     payload = m.encode(request)
     try:
@@ -125,9 +123,7 @@ def ask_once(
     )
 
 
-def _end(process: Popen[bytes], *, answered: bool) -> None:
-    import subprocess  # noqa: PLC0415
-
+def _end(process: subprocess.Popen[bytes], *, answered: bool) -> None:
     try:
         process.wait(LINGER_SECONDS if answered else END_SECONDS)
     except subprocess.TimeoutExpired:
@@ -186,7 +182,7 @@ def upstream(
         ToolchainNotFoundError: This interpreter has no mlc_llm.
     """
     try:
-        from mlc_llm.interface import jit as module  # noqa: PLC0415 - heavy, and only where nothing else is left
+        from mlc_llm.interface import jit as module  # noqa: PLC0415 - may not be installed, and takes seconds
     except ImportError as error:
         raise ToolchainNotFoundError(
             f"There is no mlc-jitd daemon to ask, and {sys.executable} can't import mlc_llm to compile by itself.",

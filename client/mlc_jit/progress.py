@@ -5,6 +5,7 @@ Never on standard output. How a bar looks is said in ``bars``; here are the term
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import threading
@@ -204,6 +205,4 @@ def _figures(progress: Progress) -> str:
 
 
 def _at(progress: Progress, elapsed: float) -> Progress:
-    import dataclasses  # noqa: PLC0415 - once, at the end
-
     return dataclasses.replace(progress, elapsed=elapsed)

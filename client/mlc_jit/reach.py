@@ -121,8 +121,8 @@ def _require_hosts(probe: socket.socket, path: Path) -> None:
 
 def _listener(probe: socket.socket) -> int:
     """The uid that listens, from the kernel; -1 where it does not tell."""
-    import socket  # noqa: PLC0415
-    import struct  # noqa: PLC0415
+    import socket  # noqa: PLC0415 - as in reach()
+    import struct  # noqa: PLC0415 - likewise
 
     if not sys.platform.startswith("linux"):
         return -1

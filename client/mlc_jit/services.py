@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import plistlib
+import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +137,6 @@ def read_units(paths: tuple[Path, ...]) -> Installed:
 
 def misfits(found: Installed, socket: str, platform: str = sys.platform) -> list[str]:
     """Why an installed service does not serve the clients of this environment."""
-    import shutil  # noqa: PLC0415 - not for a start
-
     slips = []
     names = {AGENT} if platform == "darwin" else {SOCKET, SERVICE}
     missing = names - {path.name for path in found.paths}
@@ -172,8 +172,6 @@ def _quoted(word: str) -> str:
 
 def _words(line: str) -> list[str]:
     """The reverse of ``_quoted``, for what we wrote."""
-    import shlex  # noqa: PLC0415 - not for a hit
-
     try:
         return [word.replace("%%", "%") for word in shlex.split(line)]
     except ValueError:

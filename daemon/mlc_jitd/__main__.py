@@ -18,7 +18,9 @@ from mlc_jit._version import __version__
 from mlc_jit.autostart import ANOTHER_RUNS
 from mlc_jit.errors import DaemonUnavailableError, JitError
 from mlc_jit.locations import locate
-from mlc_jitd import logs
+from mlc_jitd import logs, upkeep
+from mlc_jitd.config import Settings, gather
+from mlc_jitd.sources import flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,25 +31,23 @@ MOST_DESCRIPTORS = 65_536
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service; the exit code: 0 stopped, 1 could not start or no library, 3 another daemon runs."""
     given = list(sys.argv[1:] if argv is None else argv)
-    from mlc_jitd import upkeep  # noqa: PLC0415 - it only lists its modules
-
     if given[:1] and given[0] in upkeep.modules():
         logs.set_up(None, level=logging.WARNING)
         return upkeep.main(given[0], given[1:])
     arguments = command_line().parse_args(given)
     if arguments.verb == "once":
         logs.set_up(None, level=logging.WARNING)
-        from mlc_jitd import once  # noqa: PLC0415
+        from mlc_jitd import once  # noqa: PLC0415 - each verb loads what is its own
 
         return once.main()
     if arguments.verb == "worker":
         logs.set_up(None, level=logging.WARNING)
-        from mlc_jitd import farmhand  # noqa: PLC0415
+        from mlc_jitd import farmhand  # noqa: PLC0415 - likewise
 
         return farmhand.main(arguments.url, arguments.jobs)
     if arguments.verb == "doctor":
         logs.set_up(None, level=logging.ERROR)
-        from mlc_jitd import doctor  # noqa: PLC0415
+        from mlc_jitd import doctor  # noqa: PLC0415 - likewise
 
         return doctor.main()
     return _run(arguments)
@@ -69,8 +69,6 @@ def command_line() -> argparse.ArgumentParser:
     worker = verbs.add_parser("worker", help="compile for others, as a worker of a Dask cluster")
     worker.add_argument("url", metavar="URL", help="the scheduler: dask://host:port")
     worker.add_argument("--jobs", type=int, default=0, help="compiles at a time; 0 for what the cores allow")
-    from mlc_jitd import upkeep  # noqa: PLC0415 - it only lists its modules
-
     for name in upkeep.modules():
         verbs.add_parser(name, help=f"work on the cache folder; what it says is JSON (`mlc-jit {name}` shows it)")
     return parser
@@ -78,9 +76,6 @@ def command_line() -> argparse.ArgumentParser:
 
 def _add_settings(run: argparse.ArgumentParser) -> None:
     """A flag for each setting."""
-    from mlc_jitd.config import Settings  # noqa: PLC0415 - not on the way of the other verbs
-    from mlc_jitd.sources import flag  # noqa: PLC0415
-
     group = run.add_argument_group("settings, which beat variables and files (`mlc-jit config` shows them all)")
     for each in dataclasses.fields(Settings):
         help_ = each.metadata["meaning"].replace("%", "%%")
@@ -109,7 +104,6 @@ def _run(arguments: argparse.Namespace) -> int:
         _forget_the_starter()
     _more_descriptors()
     from mlc_jitd import app, service  # noqa: PLC0415 - `--help` needs no daemon
-    from mlc_jitd.config import gather  # noqa: PLC0415
 
     logs.set_up(arguments.log_file, level=logging.INFO, form=gather(flags=_flags(arguments)).settings.log_format)
     faulthandler.enable()  # where it hung, when a watchdog ends it

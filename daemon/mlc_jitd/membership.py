@@ -60,7 +60,7 @@ class Membership:
             return
         acceleration = work.compiler.acceleration
         if acceleration is not None:
-            from mlc_jitd.fleet.pool import Pool  # noqa: PLC0415
+            from mlc_jitd.fleet.pool import Pool  # noqa: PLC0415 - likewise
 
             acceleration.pool = Pool(self._tier, acceleration.store, self._later)
 
@@ -70,7 +70,7 @@ class Membership:
             if self._trouble:
                 engine.addenda.append(self._unusable)
             return
-        from mlc_jitd.fleet.member import Member  # noqa: PLC0415
+        from mlc_jitd.fleet.member import Member  # noqa: PLC0415 - likewise
 
         self._member = Member(self._tier, self._leasing)
         engine.ask_elsewhere(self._member.second_look)

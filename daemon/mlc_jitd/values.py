@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlc_jitd.named import parse_toolchains
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -170,8 +172,6 @@ _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 def _toolchains(text: str) -> str:
     if text:
-        from mlc_jitd.named import parse_toolchains  # noqa: PLC0415 - only where there are some
-
         parse_toolchains(text)
     return text
 

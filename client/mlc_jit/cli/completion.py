@@ -5,11 +5,9 @@ The scripts are files of this package, made from the parsers by `make docs`; not
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import argparse
+from typing import Any
 
 SCRIPTS = Path(__file__).parents[1] / "completions"
 FILES = {
@@ -28,8 +26,6 @@ to have it in each new shell:
 
 def add(verbs: Any) -> None:
     """Declare the verb."""
-    import argparse  # noqa: PLC0415 - its caller has it
-
     parser = verbs.add_parser(
         "completion",
         help="print the script that completes mlc-jit and mlc-jitd in bash, zsh or fish",

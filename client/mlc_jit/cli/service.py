@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -181,8 +182,6 @@ def _states() -> dict[str, str]:
 
 
 def _user() -> str:
-    import pwd  # noqa: PLC0415 - not on every system
-
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

@@ -181,7 +181,7 @@ _ROOM = {name: room for room, names in _ROOMS.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib  # noqa: PLC0415
+    import importlib  # noqa: PLC0415 - whoever needs the rooms alone does without
 
     value = getattr(importlib.import_module(f"{__name__}.{_ROOM.get(name, 'admin')}"), name)
     globals()[name] = value

@@ -42,7 +42,7 @@ def watch() -> None:
 def install() -> None:
     """mlc_llm's ``jit`` is there."""
     try:
-        from mlc_jit.dropin import install as install_  # noqa: PLC0415
+        from mlc_jit.dropin import install as install_  # noqa: PLC0415 - see the module's docstring
     except ImportError as error:
         said = f"mlc-jit exec: {sys.executable} can't import mlc_jit ({error}); `pip install mlc-jitd` there."
         if os.environ.get("MLC_JITD", "").lower().startswith("require"):

@@ -32,9 +32,9 @@ def join(settings: Settings, store: Store) -> Tier:
     """
     try:
         from mlc_jitd.fleet.guard import Guard  # noqa: PLC0415 - the extra may be missing
-        from mlc_jitd.fleet.keys import read_key, read_trust  # noqa: PLC0415
-        from mlc_jitd.fleet.objects import Limits, RemoteError, open_bucket  # noqa: PLC0415
-        from mlc_jitd.fleet.tier import Tier  # noqa: PLC0415
+        from mlc_jitd.fleet.keys import read_key, read_trust  # noqa: PLC0415 - likewise
+        from mlc_jitd.fleet.objects import Limits, RemoteError, open_bucket  # noqa: PLC0415 - likewise
+        from mlc_jitd.fleet.tier import Tier  # noqa: PLC0415 - likewise
     except ImportError as error:
         raise RequestError(f"`remote` is set, and {error.name} is not installed.", remedy=f"{EXTRA}.") from error
     key = read_key(Path(settings.remote_key)) if settings.remote_key else None
@@ -60,10 +60,10 @@ def lease(settings: Settings, tier: Tier) -> Leasing | None:
     if not settings.remote_lease_seconds:
         return None
     from mlc_jitd.fleet.guard import Guard  # noqa: PLC0415 - the extra may be missing
-    from mlc_jitd.fleet.lease import Terms  # noqa: PLC0415
-    from mlc_jitd.fleet.leasing import Leasing  # noqa: PLC0415
-    from mlc_jitd.fleet.objects import Limits, open_bucket  # noqa: PLC0415
-    from mlc_jitd.fleet.reliance import Reliance  # noqa: PLC0415
+    from mlc_jitd.fleet.lease import Terms  # noqa: PLC0415 - likewise
+    from mlc_jitd.fleet.leasing import Leasing  # noqa: PLC0415 - likewise
+    from mlc_jitd.fleet.objects import Limits, open_bucket  # noqa: PLC0415 - likewise
+    from mlc_jitd.fleet.reliance import Reliance  # noqa: PLC0415 - likewise
 
     # A door of its own: what is slow or refused of libraries says nothing of leases, and their requests are short.
     bucket = Guard(open_bucket(settings.remote, Limits(seconds=LEASE_REQUEST_SECONDS)))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from mlc_jit._version import __version__
 from mlc_jit.errors import JitError, RequestError
 from mlc_jitd.metrics.catalog import Reading
+from mlc_jitd.metrics.endpoint import Endpoint, listen
 from mlc_jitd.metrics.meter import Meter
 
 if TYPE_CHECKING:
@@ -99,8 +100,6 @@ class Metrics:
 
     def _listen(self, address: str, registry: CollectorRegistry) -> Closed:
         from prometheus_client.exposition import choose_encoder  # noqa: PLC0415 - an extra
-
-        from mlc_jitd.metrics.endpoint import Endpoint, listen  # noqa: PLC0415
 
         def render(accept: str) -> tuple[str, bytes]:
             encode, kind = choose_encoder(accept)

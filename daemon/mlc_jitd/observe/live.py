@@ -119,7 +119,7 @@ def resident() -> int:
     if sys.platform == "linux":
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - every second
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    import psutil  # noqa: PLC0415 - some MB
+    import psutil  # noqa: PLC0415 - only where there is no /proc
 
     return int(psutil.Process().memory_info().rss)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -58,8 +59,6 @@ def holds(path: Path, sha256: str) -> bool:
 def _cloned(target: int, source: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
-    import fcntl  # noqa: PLC0415
-
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:

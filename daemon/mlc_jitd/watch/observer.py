@@ -249,7 +249,7 @@ class Observed:
 
     def add(self, folder: str) -> Any:
         """Watch a folder."""
-        from watchdog.events import FileSystemEvent, FileSystemEventHandler  # noqa: PLC0415
+        from watchdog.events import FileSystemEvent, FileSystemEventHandler  # noqa: PLC0415 - likewise
 
         happened = self._happened
 

@@ -9,6 +9,7 @@ work. The control group that was made for it is entered first, so that nothing t
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -70,8 +71,6 @@ def start(job: Job, launch: Launch | None = None) -> Child:
 
 def _widen(pipe: int) -> None:
     if LINUX:
-        import fcntl  # noqa: PLC0415  # the constant exists on Linux only
-
         try:
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
         except OSError:  # over the user's limit for pipes: slower in a flood, nothing else

@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace, tell: Tell) -> Any:
     if arguments.action == "keygen":
         return _keygen(arguments.file)
     tier = _tier()
-    from mlc_jitd.fleet.objects import RemoteError  # noqa: PLC0415 - the extra is there
-    from mlc_jitd.upkeep.remote import actions  # noqa: PLC0415
+    from mlc_jitd.fleet.objects import RemoteError  # noqa: PLC0415 - the extra may be missing: `_tier` would have said so
+    from mlc_jitd.upkeep.remote import actions  # noqa: PLC0415 - likewise
 
     try:
         return getattr(actions, arguments.action)(tier, arguments, tell)
