@@ -74,11 +74,11 @@ def boot(world: World, host: Host, configurations: int) -> None:
 
 
 def freeze(world: World, host: Host) -> None:
-    host.frozen_until = world.now + world.random.uniform(1, 60)
+    host.frozen_until, host.troubled = world.now + world.random.uniform(1, 60), True
 
 
 def cut(world: World, host: Host) -> None:
-    host.cut_until = world.now + world.random.uniform(1, 60)
+    host.cut_until, host.troubled = world.now + world.random.uniform(1, 60), True
 
 
 def kill(_world: World, host: Host) -> None:
@@ -111,7 +111,18 @@ def figures(world: World) -> dict[str, Any]:
         "wait of all": percentiles(sorted(work.done - work.asked for work in done)),
         "wait of those who waited": percentiles(sorted(work.done - work.asked for work in waited)),
         "who waited": len(waited),
+        "beyond the compile": {
+            "of others": beyond(world, done, troubled=False),
+            "of hosts frozen or cut off": beyond(world, done, troubled=True),
+        },
+        "holders waited for": dict(sorted(Counter(len(work.waits) for work in done if work.waits).items())),
     }
+
+
+def beyond(world: World, works: list[Any], *, troubled: bool) -> dict[str, float]:
+    """By how much a wait for one holder was longer than the compile that it was for, as long as that took."""
+    chosen = [work for work in works if work.host.troubled == troubled]
+    return percentiles(sorted(wait - world.took[work.key] for work in chosen for wait in work.waits))
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -140,6 +151,10 @@ def show(found: dict[str, Any]) -> None:
     for name in ("wait of all", "wait of those who waited"):
         words = ", ".join(f"{each} {value:,.1f} s" for each, value in found[name].items())
         print(f"  {name:<19} {words}")
+    for whose, values in found["beyond the compile"].items():
+        if values:
+            print(f"  longest wait for one holder beyond its compile, {whose}: {values['most']:.0f} s")
+    print(f"  holders waited for  {', '.join(f'{n}: {count:,}' for n, count in found['holders waited for'].items())}")
     print(f"  who waited          {found['who waited']:,}; without a library at the end: {found['unserved']}")
     print(f"  (simulated in {found['seconds']} s)")
 

@@ -85,6 +85,8 @@ class Host:
     frozen_until: float = 0.0
     cut_until: float = 0.0
     dead: bool = False
+    troubled: bool = False
+    """Whether it was ever frozen or cut off."""
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +99,10 @@ class Work:
     claim: Claim | None = None
     holding: Holding | None = None
     compiled: int = 0
+    waits: list[float] = field(default_factory=list)
+    """How long it waited for each holder."""
+    since: float | None = None
+    """When it began to wait for the present one."""
     done: float | None = None
     state: str = "asked"
     why: str = ""
@@ -129,6 +135,8 @@ class World:
         """Publishes that met a library."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
+        self.took: dict[int, float] = {}
+        """The longest that a key's compile took, in a host that froze meanwhile."""
         self._seconds: dict[int, float] = {}
 
     # --- what a test or a benchmark does ----------------------------------------------------------------------------
@@ -218,12 +226,13 @@ class World:
         """Carry out what the claim wants next."""
         host, claim = work.host, work.claim
         assert claim is not None
+        self._note_wait(work, step)
         match step:
             case Latest() | Look() | Create() | Fetch():
                 pause = max(0.0, step.at - self._clock(host)) / host.rate
                 self._later(host, pause, self._send, work, step)
             case Elsewhere():
-                work.state = "waiting"
+                work.state, work.since = "waiting", self.now
                 self._step(work, claim.wait(self._clock(host)))
                 self._give_back(host)
             case Turn():
@@ -246,6 +255,11 @@ class World:
                 else:
                     host.running += 1  # it goes before others: it has waited
                     self._compile(work, step.reason)
+
+    def _note_wait(self, work: Work, step: Step) -> None:
+        if work.since is not None and isinstance(step, Have | Turn | Local):
+            work.waits.append(self.now - work.since)
+            work.since = None
 
     def _send(self, work: Work, step: Request) -> None:
         claim, sent = work.claim, self._clock(work.host)
@@ -302,7 +316,7 @@ class World:
         work.state = "compiling"
         work.compiled += 1
         self.compiles.append((self.now, work, under))
-        self._later(work.host, self.seconds(work.key), self._compiled, work)
+        self._later(work.host, self.seconds(work.key), self._compiled, work, self.now)
 
     def _beat(self, work: Work, holding: Holding) -> None:
         """A sign of life, and a look for a successor; as the shell does."""
@@ -331,8 +345,9 @@ class World:
         self._of(key).generations[generation] = record
         return True
 
-    def _compiled(self, work: Work) -> None:
+    def _compiled(self, work: Work, began: float) -> None:
         """It has its library; whether the fleet gets it is another question."""
+        self.took[work.key] = max(self.took.get(work.key, 0.0), self.now - began)
         self._finish(work)
         holding = work.holding
         if holding is None:

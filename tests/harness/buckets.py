@@ -344,7 +344,7 @@ class Azurite:
     @staticmethod
     def program() -> str | None:
         """Its program, if there is one: ``npm install azurite`` makes it."""
-        return os.environ.get("MLC_JITD_TEST_AZURITE") or shutil.which("azurite-blob")
+        return shutil.which(os.environ.get("MLC_JITD_TEST_AZURITE") or "azurite-blob")
 
     @property
     def settings(self) -> dict[str, str]:

@@ -157,8 +157,11 @@ def _collected(report: dict[str, Any], width: int) -> str:
         lines += textwrap.wrap(each["reason"], width, initial_indent=" " * 9, subsequent_indent=" " * 9)
     verb = "Would remove" if report["dry_run"] else "Removed"
     what = _counted(len(report["removed"])) if report["removed"] else "no library"
-    last = f"{verb} {what} and {report['blobs']} blobs, {size(report['freed'])}, from {report['url']}"
-    return "\n".join([*lines, f"{last}. Left: {_counted(len(report['kept']))}."])
+    last = f"{verb} {what} and {report['blobs']} blobs, {size(report['freed'])}, from {report['url']}."
+    if report["notes"] or report["leases"]:
+        last += f" Old notes of uses: {report['notes']:,}, of leases: {report['leases']:,}."
+    last += f" Left: {_counted(len(report['kept']))}."
+    return "\n".join([*lines, *textwrap.wrap(last, width)])
 
 
 def _verified(report: dict[str, Any], width: int) -> str:

@@ -38,6 +38,9 @@ SPARE_BYTES = 1 << 20
 """What publishing takes besides the library."""
 
 REFUSALS_KEPT = 20
+REFUSED_AGAIN_SECONDS = 60.0
+"""The same object, refused for the same reason within so long, is one refusal: a miss looks several times."""
+
 MISSES_KEPT = 4096
 
 
@@ -183,11 +186,15 @@ class Tier:
 
     def refuse(self, name: str, why: str) -> None:
         """Note an object that may not be used."""
+        now = time.time()
+        with self._lock:
+            same = [each for each in self.refusals if (each.name, each.why) == (name, why)]
+            if same and 0 <= now - same[0].at < REFUSED_AGAIN_SECONDS:
+                return
+            others = [each for each in self.refusals if each not in same]
+            self.refusals[:] = [*others[1 - REFUSALS_KEPT :], Refusal(name, why, now)]
         self.count("remote_refused")
         logger.warning("%s/%s was refused: %s", self.url, name, why)
-        with self._lock:
-            others = [each for each in self.refusals if (each.name, each.why) != (name, why)]
-            self.refusals[:] = [*others[1 - REFUSALS_KEPT :], Refusal(name, why, time.time())]
 
     def count(self, name: str, by: int = 1) -> None:
         """Count something."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.buckets import Seaweed, settings_of
+from harness.buckets import Azurite, Seaweed, settings_of
 from harness.leftovers import until
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def test_a_bucket_that_dies_while_somebody_waits_costs_the_lease_time(hosts, dou
     assert second.path(30)
 
 
-KINDS = ["folder", "seaweed"]
+KINDS = ["folder", "seaweed", "azurite"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -190,6 +190,10 @@ def test_a_fleet_under_fire(kind, place, host, keys, double, client):
             if Seaweed.program() is None:
                 pytest.skip("no SeaweedFS (`weed`) on this machine")
             shared = settings_of(stack.enter_context(Seaweed(place.root / "weed")).endpoint)
+        elif kind == "azurite":
+            if Azurite.program() is None:
+                pytest.skip("no Azurite (`npm install azurite`) on this machine")
+            shared = stack.enter_context(Azurite(place.root / "azurite")).settings
         else:
             shared = {"MLC_JITD_REMOTE": f"file://{place.folder('bucket')}"}
         shared |= {"MLC_JITD_REMOTE_LEASE_SECONDS": "3", "MLC_JITD_JOBS": "1", "MLC_JITD_WARM": "off", **builder}

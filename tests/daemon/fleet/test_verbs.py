@@ -55,10 +55,20 @@ def test_pushed_listed_verified_pulled_and_collected(pair, double, place):
     day = time.strftime("%Y-%m-%d", time.gmtime())
     (bucket / "v1/uses" / day).mkdir(parents=True, exist_ok=True)
     (bucket / "v1/uses" / day / second).touch()
+    # Generations of leases that ended go after a day; one that is held is written anew all the time.
+    leases = bucket / "v1/leases" / second
+    leases.mkdir(parents=True)
+    for number, age in enumerate((3 * 86_400, 2 * 86_400, 3600)):
+        (leases / f"{number:08d}").write_text("{}")
+        os.utime(leases / f"{number:08d}", (time.time() - age,) * 2)
     dry = build.command("remote", "gc", "--dry-run")
     assert f"would go {first[:12]}" in dry.stdout
     assert len(list(bucket.glob("v1/libraries/*/*"))) == 2
-    assert "Left: 1 library" in build.command("remote", "gc").stdout
+    assert len(list(leases.iterdir())) == 3
+    said = " ".join(build.command("remote", "gc").stdout.split())
+    assert "of leases: 2" in said
+    assert said.endswith("Left: 1 library.")
+    assert [path.name for path in leases.iterdir()] == ["00000002"]
     assert [path.parent.name for path in bucket.glob("v1/libraries/*/*")] == [second]
     assert len(list(bucket.glob("v1/blobs/*"))) == 1
     assert read.command("remote", "verify").returncode == 0
