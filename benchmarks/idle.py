@@ -14,6 +14,7 @@ A wake-up is a thread's voluntary context switch: it had gone to sleep and was w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -78,10 +79,11 @@ def wake_ups(pid: int) -> int:
     """Voluntary context switches of all threads so far."""
     found = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "voluntary_ctxt_switches":
-                found += int(value)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended just now
+            for line in (task / "status").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name == "voluntary_ctxt_switches":
+                    found += int(value)
     return found
 
 

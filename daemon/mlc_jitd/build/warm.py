@@ -48,7 +48,9 @@ MOST_JOBS = 1000
 SHORT_BYTES = 1 << 30
 """Free memory of the host below which idle workers give theirs back, and none is started."""
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 10.0
+"""How often warm compilers are looked at: idle ones, grown ones, dead ones. Who needs one looks at it first."""
+
 DEAD = "it is dead"
 
 
