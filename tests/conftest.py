@@ -27,7 +27,7 @@ from harness.leftovers import MARK, Scene
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 # How long an example takes is the host's business: each test has its own limit.
 hypothesis.settings.register_profile(
@@ -134,8 +134,8 @@ def start_daemon(place: Place, ended: None) -> Iterator[Callable[..., Daemon]]:
     """Starts ``mlc-jitd run`` as a process of its own and waits until it is ready; keywords are variables for it."""
     started: list[Daemon] = []
 
-    def start(**variables: str) -> Daemon:
-        started.append(daemons.start_daemon(place.root / "daemon.log", **variables))
+    def start(constants: Mapping[str, float] | None = None, **variables: str) -> Daemon:
+        started.append(daemons.start_daemon(place.root / "daemon.log", constants, **variables))
         return started[-1]
 
     yield start

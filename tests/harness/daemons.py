@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -21,9 +22,10 @@ from mlc_jit import messages as m
 from mlc_jit.locations import locate
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
 READY_SECONDS = 15.0
+SHORTENED = Path(__file__).with_name("shortened.py")
 
 PREAMBLE = """
 import json, os, sys, threading, time
@@ -127,9 +129,9 @@ class Place:
         return path
 
 
-def status() -> m.Status:
-    """What the daemon of this environment says of itself."""
-    for reply in channel.query(locate().socket, lambda id_: m.StatusRequest(id=id_)):
+def status(environ: Mapping[str, str] | None = None) -> m.Status:
+    """What the daemon of this environment, or another, says of itself."""
+    for reply in channel.query(locate(environ).socket, lambda id_: m.StatusRequest(id=id_)):
         assert isinstance(reply, m.Status), reply
         return reply
     raise AssertionError
@@ -162,17 +164,19 @@ class Daemon:
         self.stop(signal.SIGKILL)
 
 
-def start_daemon(log: Path, **variables: str) -> Daemon:
+def start_daemon(log: Path, constants: Mapping[str, float] | None = None, **variables: str) -> Daemon:
     """A daemon that serves.
 
     Args:
         log: Where its log goes.
+        constants: Values of constants of its modules by their full names, where a wait is long and not what is tested.
         variables: Added to its environment.
     """
+    program = [str(SHORTENED), "mlc_jitd", json.dumps(constants)] if constants else ["-m", "mlc_jitd"]
     read_end, write_end = os.pipe()
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mlc_jitd", "run", "--ready-fd", str(write_end)],
+            [sys.executable, "-P", *program, "run", "--ready-fd", str(write_end)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from harness import daemons
 
 if TYPE_CHECKING:
     import subprocess
@@ -21,6 +25,7 @@ class Host:
     Attributes:
         name: Of its folders.
         variables: What its processes have besides the test's own.
+        constants: Of its daemons; see ``daemons.start_daemon``.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Host:
     _clients: Clients
     _command: Callable[..., subprocess.CompletedProcess[str]]
     daemons: list[Daemon] = field(default_factory=list)
+    constants: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def make(
@@ -64,7 +70,7 @@ class Host:
 
     def start(self, **variables: str) -> Daemon:
         """Start its daemon."""
-        self.daemons.append(self._start(**{**self.variables, **variables}))
+        self.daemons.append(self._start(self.constants, **{**self.variables, **variables}))
         return self.daemons[-1]
 
     def ask(self, model: Path, **variables: str) -> Client:
@@ -86,9 +92,8 @@ print(json.dumps(took[len(took) // 2]))
 
     def status(self) -> dict[str, Any]:
         """What its daemon says of itself."""
-        done = self.command("status", "--json")
-        assert done.returncode == 0, done.stderr
-        return dict(json.loads(done.stdout))
+        found = daemons.status({**os.environ, **self.variables})
+        return dict(json.loads(json.dumps(dataclasses.asdict(found))))
 
     def log(self) -> str:
         """What its daemons logged; daemons of one test share a file."""

@@ -192,7 +192,9 @@ def test_beside_an_installed_unit_there_is_one_daemon(double: Double, place: Pla
 
 MEMORY = """
 installed()
+library(model("like"))  # else a compile of which nothing is known takes all memory, and waits for it
 override(MemoryMax="400M", MemorySwapMax="0")
+systemctl("stop", SERVICE)
 library(model("small"))
 old = main_pid()
 facts["limit"] = show("MemoryMax")

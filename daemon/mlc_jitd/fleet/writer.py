@@ -67,13 +67,13 @@ class Writer:
         """How much waits."""
         return self._queue.qsize()
 
-    def close(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Write what waits, for so long at most, and end."""
+    def close(self) -> None:
+        """Write what waits, for ``FLUSH_SECONDS`` at most, and end."""
         if self._thread.ident is None:
             return
-        self._by = time.monotonic() + seconds
+        self._by = time.monotonic() + FLUSH_SECONDS
         try:
-            self._queue.put(None, timeout=seconds)
+            self._queue.put(None, timeout=FLUSH_SECONDS)
         except queue.Full:
             logger.warning("the queue of what goes into %s did not get shorter", self._tier.url)
         self._thread.join(max(0.0, self._by - time.monotonic()))

@@ -42,6 +42,7 @@ def test_a_killed_server_costs_a_compile_and_is_used_again(host, keys, double, t
     with Seaweed(tmp_path / "seaweed") as server:
         both = settings_of(server.endpoint)
         build, read = host("build", **both, **builder), host("read", **both, **reader)
+        read.constants = {"mlc_jitd.fleet.patience.PAUSE_SECONDS": 0.5}
         build.start()
         read.start()
         models = [double.model(f"m{number}", context_window_size=100 + number) for number in range(2)]
