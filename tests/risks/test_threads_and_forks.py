@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from harness.leftovers import until
 from mlc_jit import JitError, ajit, jit
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def test_threads_that_come_and_go_leave_no_connection(daemon: Daemon, double: Do
         thread = threading.Thread(target=jit, args=(model, {}, "cpu"))
         thread.start()
         thread.join()
-    assert psutil.Process().num_fds() <= before + 3
+    until(lambda: psutil.Process().num_fds() <= before + 3, what="connections that end")  # ZeroMQ's thread closes them
 
 
 def test_an_error_in_one_thread_is_not_anothers(daemon: Daemon, double: Double) -> None:
