@@ -1,11 +1,14 @@
 """Round trip of a cache hit through ``jit()``, beside bare ping-pongs with messages of the same sizes.
 
-    python benchmarks/hit.py [--blocks 20] [--calls 500] [--entries 100000] [--python PYTHON] [--json]
+    python benchmarks/hit.py [--blocks 20] [--calls 500] [--entries 100000] [--python PYTHON] [--pin] [--json]
 
 Alternating blocks in one run, so that the machine's mood hits all alike; each ratio is the median of the blocks'
 ratios. Goals: p50 at most 1.3x and p99 at most 2x of the bare REQ/ROUTER ping-pong; with ``--python``, an interpreter
 that has mlc_llm, p50 at most 0.65x of upstream's own in-process ``jit()``. A daemon of its own, in a temporary home,
 with one tiny library compiled by the embedded toolchain, and as many other entries as ``--entries`` says.
+
+Each round trip wakes four threads, and whether the kernel wakes them on one core or on two changes it threefold from
+block to block. With ``--pin`` each client has one core and each server another, in all ways alike.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=500, help="calls in a block")
     parser.add_argument("--entries", type=int, default=0, help="further entries in the cache")
     parser.add_argument("--python", help="an interpreter that has mlc_llm, for upstream's own jit()")
+    parser.add_argument("--pin", action="store_true", help="clients on one core, servers on another")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with common.ground() as (folder, model):
@@ -96,6 +100,8 @@ def measure(folder: Path, model: Path, arguments: argparse.Namespace) -> dict[st
         plain.connect(str(folder / "raw"))
         servers = {"raw": plain_echo.pid, "ping": echo.pid, "hit": common.daemon()}
         ways: dict[str, Callable[[], None]] = {"raw": raw, "ping": ping, "hit": hit}
+        if arguments.pin:
+            pin(list(servers.values()))
         upstream = Upstream(arguments.python, folder, model) if arguments.python else None
         blocks, processor = alternate(ways, servers, upstream, arguments)
     req.close(0)
@@ -124,6 +130,14 @@ def measure(folder: Path, model: Path, arguments: argparse.Namespace) -> dict[st
             if name != "hit"
         },
     }
+
+
+def pin(servers: list[int]) -> None:
+    """This process to the last core, all threads of the servers to the first."""
+    first, *_, last = sorted(os.sched_getaffinity(0))
+    for pid, core in ((os.getpid(), last), *((pid, first) for pid in servers)):
+        for task in common.Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
 
 
 def alternate(
