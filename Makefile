@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_WORKERS ?= 2
+# Most of a test's time is waiting.
+PYTEST_WORKERS ?= 4
 
 .PHONY: demo test lint types arrows unit bench bench-compile docs man clean
 
@@ -22,7 +23,7 @@ arrows: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not tvm"
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 60 -m "not tvm"  # they slow each other down
 	$(BIN)/pytest -m tvm  # one at a time: a daemon's compiles make way for everybody, other tests included
 
 bench: $(VENV)/.dev

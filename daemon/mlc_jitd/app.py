@@ -8,8 +8,6 @@ import logging
 import os
 import signal
 import sys
-import threading
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +16,7 @@ from mlc_jit import messages as m
 from mlc_jit._version import __version__
 from mlc_jit.locations import Locations, locate
 from mlc_jit.messages import Heartbeat
-from mlc_jitd import activation
+from mlc_jitd import activation, recollection
 from mlc_jitd.acceleration import Acceleration
 from mlc_jitd.asks import Asks
 from mlc_jitd.broker import Broker
@@ -55,13 +53,11 @@ from mlc_jitd.watch import Watcher
 from mlc_jitd.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
     from mlc_jit.errors import JitError
     from mlc_jitd.metrics import Metrics
-    from mlc_jitd.overview import Overview
-    from mlc_jitd.store import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +65,6 @@ TAKEOVER_SECONDS = 60.0
 """How long a daemon that the service manager started waits for one that a client started before."""
 
 ROOT = Path("/")
-
-GENTLE = 16
-GENTLE_SECONDS = 0.001
-"""Manifests that are read at the start before everybody else gets a turn, and how long that is."""
 
 
 def make_work(
@@ -187,7 +179,7 @@ def run(
         naming = _naming(engine, work, settings)
         fleet = _fleet(engine, work, settings)
         engine.retire = life.retire
-        _read_manifests_soon(work, likeness, engine.overview)
+        recollection.begin(work, likeness, engine.overview)
         try:
             takers = _takers(engine, broker, queue, work, keeper=keeper, idle=idle) | more_takers
             _signals(engine, Reload(settings, partial(gather, flags=flags), takers))
@@ -270,27 +262,6 @@ def _housekeeper(engine: Engine, work: Work, lending: Lending, asks: Asks, setti
     engine.addenda.append(keeper.complete)
     engine.onlookers.append(keeper)
     return keeper
-
-
-def _read_manifests_soon(work: Work, likeness: Likeness, overview: Overview) -> None:
-    # Off the way to the first answer: ten thousand manifests take a moment to read.
-    threading.Thread(target=_read_manifests, args=(work, likeness, overview), name="likeness", daemon=True).start()
-
-
-def _read_manifests(work: Work, likeness: Likeness, overview: Overview) -> None:
-    """Read every manifest once, for all who learn from them."""
-
-    def read() -> Iterator[Manifest]:
-        for number, (_, manifest, stamp) in enumerate(work.store.stamped({})):
-            if manifest is not None:
-                work.known.learn(manifest)
-                overview.learn(manifest, stamp)
-                yield manifest
-            if number % GENTLE == GENTLE - 1:
-                time.sleep(GENTLE_SECONDS)  # who asks meanwhile must not wait for this
-
-    likeness.learn_all(read())
-    work.known.refresh()
 
 
 def _queue(settings: Settings, system: System | None) -> Queue:

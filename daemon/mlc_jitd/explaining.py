@@ -13,7 +13,7 @@ from mlc_jitd.reports import explained, internal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
     from mlc_jitd.work import Work
 
 logger = logging.getLogger(__name__)

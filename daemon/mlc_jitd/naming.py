@@ -21,7 +21,7 @@ from mlc_jitd.tally import Tally
 if TYPE_CHECKING:
     from mlc_jit.messages import JitRequest, Message
     from mlc_jitd.identity import Identity
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
     from mlc_jitd.store import Entry
     from mlc_jitd.upstream import Upstream
     from mlc_jitd.work import LookUp

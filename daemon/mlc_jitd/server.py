@@ -15,8 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import zmq
 
@@ -24,6 +23,7 @@ from mlc_jit import messages as m
 from mlc_jit.errors import AccessRefusedError, JitError, ProtocolError
 from mlc_jitd.connections import Connections
 from mlc_jitd.deaths import Deaths
+from mlc_jitd.peers import Guard, Memory, Peer, peer_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,72 +54,12 @@ COUNTED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who sent a message, from the socket's kernel credentials; ``pid`` is 0 where the kernel does not tell.
-
-    ``roles`` says what it may do, in the terms of whoever guards the server; 0 for nothing.
-    """
-
-    identity: bytes
-    uid: int
-    gid: int
-    pid: int
-    roles: int = 0
-
-
 Handler = Callable[[Peer, m.Message], m.Message | None]
 AWAITED = (m.JitRequest, m.Explain, m.Keep, m.WatchRequest, m.StatusRequest, m.ListRequest)
 """Requests whose answer may take long: who waits for one hears heartbeats, and its end is heard of."""
 
 FINAL = (m.Result, m.Explained, m.Kept, m.Status, m.Listing, m.Failure)
 """Replies that end a wait; a listing does with its last part."""
-
-
-class Guard(Protocol):
-    """Who looks at connections and messages where others than the own user may connect; in the server's thread."""
-
-    forget: Callable[[bytes | None], None]
-
-    def look(self) -> float:
-        """Look around, in each turn of the thread; seconds until the next look is due."""
-
-    def came(self, descriptor: int) -> None:
-        """A connection was accepted."""
-
-    def went(self, descriptor: int) -> None:
-        """A connection is no more."""
-
-    def admit(self, peer: Peer, descriptor: int) -> Peer:
-        """Who is behind a connection, with its roles; asked once for each."""
-
-    def closed(self, connection: bytes) -> bool:
-        """Whether the guard has ended this connection."""
-
-    def gone(self, connection: bytes) -> None:
-        """Nobody is behind this connection any more."""
-
-    def screen(self, peer: Peer, message: m.Message) -> m.Message | None:
-        """The message as it is to be taken, a ``Failure`` for an answer, or nothing to pass it over."""
-
-    def answered(self, connection: bytes, id_: int) -> None:
-        """The last word on a question leaves."""
-
-    def offended(self, peer: Peer) -> None:
-        """Something came that is no message, or that this sender may not send."""
-
-
-class Memory(Protocol):
-    """Knows answers by the very bytes of their questions. Called in the server's thread."""
-
-    def turn(self) -> None:
-        """Whatever ``reply`` gets until the next turn has been asked already."""
-
-    def reply(self, peer: Peer, frame: bytes) -> bytes | None:
-        """The bytes of the reply to a frame, if they are known."""
-
-    def learn(self, peer: Peer, frame: bytes, request: m.JitRequest) -> None:
-        """The handler answered this frame at once, with a library."""
 
 
 class Server:
@@ -374,7 +314,7 @@ class Server:
         if peer is None:
             if len(self._peers) >= PEERS:
                 self._peers.clear()
-            peer = self._peers[identity, address] = self._admit(_peer(identity, address), frame)
+            peer = self._peers[identity, address] = self._admit(peer_of(identity, address), frame)
         return peer
 
     def _admit(self, peer: Peer, frame: zmq.Frame) -> Peer:
@@ -483,12 +423,3 @@ def _internal(error: Exception, id_: int) -> m.Failure:
         reason="internal",
     )
     return m.Failure.of(trouble, id=id_)
-
-
-def _peer(identity: bytes, address: str) -> Peer:
-    """The peer by its frame's address: ``localhost:UID:GID:PID``, from SO_PEERCRED (seen with libzmq 4.3.5)."""
-    try:
-        _, uid, gid, pid = address.rsplit(":", 3)
-        return Peer(identity, int(uid), int(gid), int(pid or 0))
-    except ValueError:
-        return Peer(identity, -1, -1, 0)

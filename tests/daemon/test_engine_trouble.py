@@ -16,9 +16,9 @@ from mlc_jitd.broker import Broker
 from mlc_jitd.engine import Engine
 from mlc_jitd.gauge import Gauge
 from mlc_jitd.likeness import Likeness
+from mlc_jitd.peers import Peer
 from mlc_jitd.schedule.host import GIB, Capacity
 from mlc_jitd.schedule.queue import Queue
-from mlc_jitd.server import Peer
 from mlc_jitd.store import Missing
 from mlc_jitd.work import LookUp
 

@@ -23,10 +23,12 @@ from mlc_jit import vigil
 from mlc_jit.errors import AccessRefusedError, DaemonUnavailableError, StoreUnwritableError
 from mlc_jit.locations import Locations, locate
 from mlc_jitd.door import Door
-from mlc_jitd.server import MAX_UNREAD, Peer, Server
+from mlc_jitd.server import MAX_UNREAD, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from mlc_jitd.peers import Peer
 
 
 def until(done: Callable[[], Any], seconds: float = 10.0) -> Any:

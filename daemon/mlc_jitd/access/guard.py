@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlc_jitd.access.requests import Desk
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
 
 logger = logging.getLogger(__name__)
 

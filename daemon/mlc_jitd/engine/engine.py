@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from mlc_jitd.engine.outbox import Replies
     from mlc_jitd.gauge import Gauge
     from mlc_jitd.likeness import Likeness
+    from mlc_jitd.peers import Memory, Peer
     from mlc_jitd.schedule.queue import Queue
-    from mlc_jitd.server import Memory, Peer
     from mlc_jitd.store import Entry
     from mlc_jitd.work import LookUp, Work
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlc_jitd.headway import Headway
     from mlc_jitd.identity import Identity
     from mlc_jitd.likeness import Expectation
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
     from mlc_jitd.store import Entry
 
 

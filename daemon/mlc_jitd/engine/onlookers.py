@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from mlc_jitd.broker import Asker
     from mlc_jitd.engine.ledger import Asking, JobState
     from mlc_jitd.identity import Identity
+    from mlc_jitd.peers import Peer
     from mlc_jitd.schedule.jobs import Grant
-    from mlc_jitd.server import Peer
     from mlc_jitd.store import Entry
     from mlc_jitd.toolchains.base import Stage
     from mlc_jitd.work import Built, LookUp

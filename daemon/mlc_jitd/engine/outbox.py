@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from mlc_jit import messages as m
-from mlc_jitd.server import Peer
+from mlc_jitd.peers import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlc_jitd.engine.onlookers import Onlookers
     from mlc_jitd.engine.outbox import Outbox
     from mlc_jitd.identity import Identity
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
     from mlc_jitd.upstream import Stopgap
     from mlc_jitd.work import LookUp, Work
 

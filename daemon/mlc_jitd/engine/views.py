@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mlc_jitd.engine.ledger import Ledger
     from mlc_jitd.engine.outbox import Outbox
     from mlc_jitd.overview import Overview
+    from mlc_jitd.peers import Peer
     from mlc_jitd.schedule.queue import Queue
-    from mlc_jitd.server import Peer
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlc_jitd.fleet.leasing import Leasing
     from mlc_jitd.fleet.tier import Tier
     from mlc_jitd.identity import Identity
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
     from mlc_jitd.store import Entry
     from mlc_jitd.work import LookUp
 

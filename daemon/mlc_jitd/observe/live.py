@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mlc_jitd.lending import Lending
     from mlc_jitd.observe.record import Answer, JobRecord
     from mlc_jitd.observe.recorder import Recorder
+    from mlc_jitd.peers import Peer
     from mlc_jitd.schedule.queue import Queue
-    from mlc_jitd.server import Peer
     from mlc_jitd.store import Entry
 
 MOST_RECENT = 100

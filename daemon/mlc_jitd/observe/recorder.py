@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from mlc_jitd.broker import Asker
     from mlc_jitd.engine import Asking, JobState
     from mlc_jitd.observe.record import Source
+    from mlc_jitd.peers import Peer
     from mlc_jitd.schedule.jobs import Grant
-    from mlc_jitd.server import Peer
     from mlc_jitd.toolchains.base import Stage
     from mlc_jitd.work import Built, LookUp
 

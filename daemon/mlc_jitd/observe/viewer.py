@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mlc_jitd.observe.record import JobRecord, Who
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlc_jitd.observe.record import Who
 
 if TYPE_CHECKING:
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
 
 LONGEST = 48
 """Characters of a program's name."""

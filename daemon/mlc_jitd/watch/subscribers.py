@@ -12,7 +12,7 @@ from mlc_jit.errors import BusyError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
 
 MOST = 64
 

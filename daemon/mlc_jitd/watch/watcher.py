@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mlc_jit.messages import JitRequest
     from mlc_jitd.engine import Engine
     from mlc_jitd.identity import Identity
-    from mlc_jitd.server import Peer
+    from mlc_jitd.peers import Peer
     from mlc_jitd.store import Entry
     from mlc_jitd.watch.look import Look
     from mlc_jitd.work import LookUp, Work

@@ -12,8 +12,8 @@ from harness.leftovers import until
 from mlc_jit import messages as m
 from mlc_jit.messages import JitRequest
 from mlc_jitd.asks import Asks
+from mlc_jitd.peers import Peer
 from mlc_jitd.rounds import Rounds
-from mlc_jitd.server import Peer
 from mlc_jitd.watch import Watcher, arming, looks, watcher
 from mlc_jitd.watch.look import look
 

@@ -1,0 +1,83 @@
+"""Who is at the other end of a connection, and who has a say about that and about what is asked there.
+
+What does not belong here: the socket (`server`), the rules (`access`), the answers (`answers`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlc_jit import messages as m
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who sent a message, from the socket's kernel credentials; ``pid`` is 0 where the kernel does not tell.
+
+    ``roles`` says what it may do, in the terms of whoever guards the server; 0 for nothing.
+    """
+
+    identity: bytes
+    uid: int
+    gid: int
+    pid: int
+    roles: int = 0
+
+
+def peer_of(identity: bytes, address: str) -> Peer:
+    """The peer by its frame's address: ``localhost:UID:GID:PID``, from SO_PEERCRED (seen with libzmq 4.3.5)."""
+    try:
+        _, uid, gid, pid = address.rsplit(":", 3)
+        return Peer(identity, int(uid), int(gid), int(pid or 0))
+    except ValueError:
+        return Peer(identity, -1, -1, 0)
+
+
+class Guard(Protocol):
+    """Who looks at connections and messages where others than the own user may connect; in the server's thread."""
+
+    forget: Callable[[bytes | None], None]
+
+    def look(self) -> float:
+        """Look around, in each turn of the thread; seconds until the next look is due."""
+
+    def came(self, descriptor: int) -> None:
+        """A connection was accepted."""
+
+    def went(self, descriptor: int) -> None:
+        """A connection is no more."""
+
+    def admit(self, peer: Peer, descriptor: int) -> Peer:
+        """Who is behind a connection, with its roles; asked once for each."""
+
+    def closed(self, connection: bytes) -> bool:
+        """Whether the guard has ended this connection."""
+
+    def gone(self, connection: bytes) -> None:
+        """Nobody is behind this connection any more."""
+
+    def screen(self, peer: Peer, message: m.Message) -> m.Message | None:
+        """The message as it is to be taken, a ``Failure`` for an answer, or nothing to pass it over."""
+
+    def answered(self, connection: bytes, id_: int) -> None:
+        """The last word on a question leaves."""
+
+    def offended(self, peer: Peer) -> None:
+        """Something came that is no message, or that this sender may not send."""
+
+
+class Memory(Protocol):
+    """Knows answers by the very bytes of their questions. Called in the server's thread."""
+
+    def turn(self) -> None:
+        """Whatever ``reply`` gets until the next turn has been asked already."""
+
+    def reply(self, peer: Peer, frame: bytes) -> bytes | None:
+        """The bytes of the reply to a frame, if they are known."""
+
+    def learn(self, peer: Peer, frame: bytes, request: m.JitRequest) -> None:
+        """The handler answered this frame at once, with a library."""
