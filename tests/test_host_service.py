@@ -53,7 +53,26 @@ def below_home(place, *names: str) -> Path:
     return root
 
 
+def analyze(tmp_path: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = ["systemd-analyze", *map(str, words)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
 # --- a tree ---------------------------------------------------------------------------------------------------------
+
+
+@systemd
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here")
+def test_systemd_takes_the_very_files_that_are_written(mlc_jit: Run, place, tmp_path):
+    root = below_home(place)
+    assert mlc_jit("service", "install", "--system", "--root", str(root)).returncode == 0
+    units = [root / "etc/systemd/system" / name for name in (services.SOCKET, services.SERVICE)]
+    done = analyze(tmp_path, "verify", "--man=no", *units)
+    assert done.returncode == 0, done.stderr
+    assert "mlc-jitd." not in done.stderr, done.stderr
+    exposed = analyze(tmp_path, "security", "--offline=true", "--threshold=25", units[1])
+    assert exposed.returncode == 0, exposed.stdout[-600:] + exposed.stderr
 
 
 @systemd
