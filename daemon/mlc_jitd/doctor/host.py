@@ -90,7 +90,7 @@ def gpus(_patient: Patient) -> Iterator[Finding]:
         level="note" if unseen else "ok",
         found="; ".join([*models, _notes(host, "gpus")]),
         follows="admission does not know what is free on the GPUs" if unseen else "",
-        remedy="Install the extra in the daemon's environment: pip install 'mlc-jitd[gpu]'." if unseen else "",
+        remedy="Install it in the daemon's environment: pip install nvidia-ml-py." if unseen else "",
         facts={"gpus": [{"uuid": gpu.uuid, "model": gpu.model, "memory": gpu.memory_total} for gpu in host.gpus]},
     )
 

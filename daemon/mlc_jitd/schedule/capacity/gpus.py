@@ -34,7 +34,7 @@ def gpus(*, host_total: int, host_free: int) -> tuple[tuple[Gpu, ...], tuple[str
     try:
         import pynvml  # noqa: PLC0415 - an optional extra
     except ImportError:
-        return (), ("gpus: none looked for, nvidia-ml-py is not installed (pip install 'mlc-jitd[gpu]')",)
+        return (), ("gpus: none looked for, nvidia-ml-py is not installed (pip install nvidia-ml-py)",)
     try:
         pynvml.nvmlInit()
     except Exception as error:  # noqa: BLE001 - a driver may fail in any way; it never takes the daemon with it
