@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=1))
     else:
         for each in report:
-            said = [f"{len(each['imported'])} imported", f"{len(each['there'])} were there"]
+            there = len(each["there"])
+            said = [f"{len(each['imported'])} imported", f"{there} {'was' if there == 1 else 'were'} there"]
             busy = f", {len(each['busy'])} left out: they are being compiled" if each["busy"] else ""
             print(f"{each['file']}: {', '.join(said)}{busy}.")
     return int(any(each["busy"] for each in report))
