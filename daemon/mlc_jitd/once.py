@@ -29,6 +29,7 @@ from mlc_jitd.asks import Asks
 from mlc_jitd.build import StopSignal
 from mlc_jitd.compiling import TOOLCHAIN_CHANGED, Order
 from mlc_jitd.config import Settings
+from mlc_jitd.elsewhere import FETCHING
 from mlc_jitd.fellows import Away
 from mlc_jitd.housekeeper import make_room
 from mlc_jitd.lending import Lending, leases_here
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlc_jitd.compiling import Report
+    from mlc_jitd.elsewhere import Arriving, Fetched
     from mlc_jitd.identity import Identity
     from mlc_jitd.toolchains.base import Stage
     from mlc_jitd.work import Work
@@ -220,10 +222,31 @@ class _Once:
         seen.ended(built)
         return built
 
+    def _fetched(self, request: m.JitRequest, identity: Identity) -> Fetched:
+        """Ask elsewhere for what is not here."""
+        began = time.monotonic()
+
+        def told(arriving: Arriving) -> None:
+            if request.progress:
+                elapsed = time.monotonic() - began
+                self.reply(
+                    m.Progress(
+                        id=request.id,
+                        stage=FETCHING,
+                        detail=arriving.words,
+                        fraction=arriving.fraction,
+                        elapsed=elapsed,
+                        key=identity.key,
+                    )
+                )
+
+        assert self.work.elsewhere is not None
+        return self.work.elsewhere.fetch(identity, told=told)
+
     def _try(self, request: m.JitRequest) -> tuple[m.Result, Entry | None]:
         found = self.work.look_up(request)
         if self.work.elsewhere is not None and isinstance(found.answer, Missing) and request.policy != "REDO":
-            found = found.after(self.work.elsewhere.fetch(found.identity))
+            found = found.after(self._fetched(request, found.identity))
         key = found.identity.key
         hit = isinstance(found.answer, Found)
         reason = "" if isinstance(found.answer, Found) else found.answer.reason

@@ -59,6 +59,11 @@ class Host:
         """The folder of artifacts and manifests."""
         return self.root / "c" / "model_lib"
 
+    @property
+    def alone(self) -> dict[str, str]:
+        """Variables of a process on it that finds no daemon and can't start one: it goes on with `mlc-jitd once`."""
+        return {"MLC_JITD_SOCKET": f"{self.root}/nobody/listens"}
+
     def artifacts(self) -> list[Path]:
         """Every library in its cache."""
         return sorted(path for path in self.library.glob("*-*") if path.is_file())

@@ -11,12 +11,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from mlc_jitd.elsewhere import Fetched
+from mlc_jitd.elsewhere import Fetched, unheard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlc_jitd.elsewhere import Elsewhere
+    from mlc_jitd.elsewhere import Arriving, Elsewhere
     from mlc_jitd.identity import Identity
 
 logger = logging.getLogger(__name__)
@@ -35,13 +35,21 @@ class Fetcher:
         self._elsewhere = elsewhere
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[Callable[[Fetched], None]]] = {}
+        self._waiting: dict[str, list[tuple[Callable[[Fetched], None], Callable[[Arriving], None]]]] = {}
 
-    def fetch(self, identity: Identity, done: Callable[[Fetched], None]) -> None:
-        """Fetch a library; ``done`` gets what came of it, in a thread of this room."""
+    def fetch(
+        self, identity: Identity, done: Callable[[Fetched], None], told: Callable[[Arriving], None] = unheard
+    ) -> None:
+        """Fetch a library.
+
+        Args:
+            identity: Which.
+            done: Gets what came of it, in a thread of this room.
+            told: How far it is, likewise; quick.
+        """
         with self._lock:
             waiting = self._waiting.setdefault(identity.key, [])
-            waiting.append(done)
+            waiting.append((done, told))
             if len(waiting) > 1:
                 return
         try:
@@ -56,14 +64,20 @@ class Fetcher:
     def _run(self, identity: Identity) -> None:
         fetched = Fetched()
         try:
-            fetched = self._elsewhere.fetch(identity)
+            fetched = self._elsewhere.fetch(identity, told=lambda arriving: self._pass_on(identity.key, arriving))
         except Exception:
             logger.exception("a library could not be fetched")
         finally:
             self._tell(identity.key, fetched)
 
+    def _pass_on(self, key: str, arriving: Arriving) -> None:
+        with self._lock:
+            waiting = list(self._waiting[key])
+        for _, told in waiting:
+            told(arriving)
+
     def _tell(self, key: str, fetched: Fetched) -> None:
         with self._lock:
             waiting = self._waiting.pop(key)
-        for done in waiting:
+        for done, _ in waiting:
             done(fetched)

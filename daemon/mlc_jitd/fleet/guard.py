@@ -81,9 +81,10 @@ class Guard:
         """``remote_requests``, ``remote_retries``, ``remote_faults``, ``remote_denied``, ``remote_skipped``: not even
         asked; ``remote_bytes_read``, ``remote_bytes_written``."""
 
-    def get(self, name: str, *, most: int) -> Body:
-        """As `Bucket.get`."""
-        found = self._call("read", lambda: self._bucket.get(name, most=most))
+    def get(self, name: str, *, most: int, told: Callable[[int], None] | None = None) -> Body:
+        """As `Bucket.get`; ``told`` begins anew with each try."""
+        more = {} if told is None else {"told": told}
+        found = self._call("read", lambda: self._bucket.get(name, most=most, **more))
         self._count("remote_bytes_read", len(found.data))
         return found
 

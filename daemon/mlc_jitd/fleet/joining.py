@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlc_jit.errors import RequestError
+from mlc_jitd.elsewhere import unheard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlc_jitd.config import Settings
+    from mlc_jitd.elsewhere import Arriving
     from mlc_jitd.fleet.leasing import Leasing
     from mlc_jitd.fleet.tier import Tier
     from mlc_jitd.identity import Identity
@@ -70,8 +74,10 @@ def lease(settings: Settings, tier: Tier) -> Leasing | None:
     seconds = settings.remote_lease_seconds
     terms = Terms(lease=seconds, first=min(1.0, seconds / 8), most=seconds / 2, longest=settings.compile_seconds)
 
-    def fetch(identity: Identity, *, locked: bool, known: float = 0.0) -> Entry | None:
-        return tier.fetch(identity, locked=locked, known=known).entry
+    def fetch(
+        identity: Identity, *, locked: bool, known: float = 0.0, told: Callable[[Arriving], None] = unheard
+    ) -> Entry | None:
+        return tier.fetch(identity, locked=locked, known=known, told=told).entry
 
     leasing = Leasing(bucket, fetch, Reliance(bucket), terms, host=socket.gethostname(), writes=tier.writes)
     tier.publishing, tier.withheld = leasing.publishing, leasing.withhold

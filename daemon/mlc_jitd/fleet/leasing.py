@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from mlc_jitd.elsewhere import unheard
 from mlc_jitd.fellows import ELSEWHERE, Came, NoLease
 from mlc_jitd.fleet.held import LEASES, Held, place
 from mlc_jitd.fleet.lease import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlc_jitd.build import StopSignal
+    from mlc_jitd.elsewhere import Arriving
     from mlc_jitd.fellows import Lease
     from mlc_jitd.fleet.lease import Outcome, Request, Step
     from mlc_jitd.fleet.objects import Bucket
@@ -62,8 +64,10 @@ CLAIMS_KEPT = 1024
 class Fetching(Protocol):
     """Gets a library from the bucket into the cache; it never raises."""
 
-    def __call__(self, identity: Identity, *, locked: bool, known: float = 0.0) -> Entry | None:
-        """``locked``: the caller holds the key's lock; ``known``: an answer of the last so many seconds will do."""
+    def __call__(
+        self, identity: Identity, *, locked: bool, known: float = 0.0, told: Callable[[Arriving], None] = unheard
+    ) -> Entry | None:
+        """See `Elsewhere.fetch`."""
 
 
 class Leasing:
@@ -257,7 +261,7 @@ class Leasing:
                     return claim.stop(), None
                 time.sleep(min(left, SLICE_SECONDS))
             if isinstance(step, Fetch):
-                entry = self._fetched(claim, identity, locked=locked)
+                entry = self._fetched(claim, identity, report, locked=locked)
                 found: Literal["there", "absent", "unusable"] = "absent" if entry is None else "there"
                 if entry is None and claim.holder is not None and claim.holder.ended == "published":
                     found = "unusable"
@@ -301,13 +305,20 @@ class Leasing:
         except TooLongError:
             return Record.decode(b"")
 
-    def _fetched(self, claim: Claim, identity: Identity, *, locked: bool) -> Entry | None:
+    def _fetched(
+        self, claim: Claim, identity: Identity, report: Callable[[Stage], None], *, locked: bool
+    ) -> Entry | None:
         published = claim.holder is not None and claim.holder.ended == "published"
         for again in range(FETCHES if published else 1):
             if again:
                 time.sleep(FETCH_PAUSE_SECONDS)
             # A bucket in trouble is asked again; what it said, and what was refused of it, stands for a while.
-            entry = self._fetch(identity, locked=locked, known=RECENT_SECONDS if again else 0.0)
+            entry = self._fetch(
+                identity,
+                locked=locked,
+                known=RECENT_SECONDS if again else 0.0,
+                told=lambda arriving: report(Stage(ELSEWHERE, f"was compiled there: {arriving.words}")),
+            )
             if entry is not None:
                 return entry
         return None

@@ -156,8 +156,14 @@ def read(name: str, data: bytes, key: str, trust: Trust) -> Offer:
     return Offer(name, said.signer, manifest, body.blob, body.stored, body.encoding)
 
 
-def download(bucket: Bucket, offer: Offer, path: Path) -> None:
+def download(bucket: Bucket, offer: Offer, path: Path, told: Callable[[int], None] | None = None) -> None:
     """Write an offered library to a new file, verified.
+
+    Args:
+        bucket: Where.
+        offer: Which.
+        path: The file.
+        told: How many of the stored bytes have come.
 
     Raises:
         RefusedError: The bytes are not the ones that were signed for.
@@ -167,7 +173,7 @@ def download(bucket: Bucket, offer: Offer, path: Path) -> None:
     """
     name = blob_name(offer.blob)
     try:
-        data = bucket.get(name, most=offer.stored).data
+        data = bucket.get(name, most=offer.stored, told=told).data
     except TooLongError as error:
         raise RefusedError(f"its library, {name}, was swapped: {error}") from error
     if len(data) != offer.stored or hashlib.sha256(data).hexdigest() != offer.blob:

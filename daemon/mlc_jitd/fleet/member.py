@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mlc_jit import messages as m
+from mlc_jitd.elsewhere import unheard
 from mlc_jitd.engine import Onlooker
 from mlc_jitd.fleet.fetcher import Fetcher
 from mlc_jitd.fleet.recency import Recency
@@ -19,6 +20,7 @@ from mlc_jitd.store import Found
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlc_jitd.elsewhere import Arriving
     from mlc_jitd.fleet.leasing import Leasing
     from mlc_jitd.fleet.tier import Tier
     from mlc_jitd.identity import Identity
@@ -59,9 +61,11 @@ class Member(Onlooker):
         self.writer.offer("what was used", lambda: self.recency.flush(now=True))
         self.writer.close()
 
-    def second_look(self, found: LookUp, done: Callable[[LookUp], None]) -> None:
-        """Ask the bucket for what is not here; see `Engine.ask_elsewhere`."""
-        self._fetcher.fetch(found.identity, lambda fetched: done(found.after(fetched)))
+    def second_look(
+        self, found: LookUp, done: Callable[[LookUp], None], told: Callable[[Arriving], None] = unheard
+    ) -> None:
+        """Ask the bucket for what is not here; see `Engine.ask_elsewhere`. ``told`` hears how far a library is."""
+        self._fetcher.fetch(found.identity, lambda fetched: done(found.after(fetched)), told)
 
     def looked_up(self, peer: Peer, request: m.JitRequest, found: LookUp) -> None:  # noqa: ARG002 - an onlooker's
         """It is used."""

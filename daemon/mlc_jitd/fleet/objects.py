@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 CONNECT_SECONDS = 3.0
 STALL_SECONDS = 5.0
@@ -97,12 +97,13 @@ class Body:
 class Bucket(Protocol):
     """Objects under one prefix, each written whole. From any thread. Every call raises only `RemoteError`."""
 
-    def get(self, name: str, *, most: int) -> Body:
+    def get(self, name: str, *, most: int, told: Callable[[int], None] | None = None) -> Body:
         """The object's bytes.
 
         Args:
             name: Below the prefix, parts with ``/`` between them.
             most: Bytes; a longer object raises `TooLongError`.
+            told: How many bytes have come, each time that some have.
         """
 
     def head(self, name: str) -> Meta:
@@ -156,7 +157,7 @@ class Objects:
         self._obstore = obstore
         self._store = store
 
-    def get(self, name: str, *, most: int) -> Body:  # noqa: D102 - see Bucket
+    def get(self, name: str, *, most: int, told: Callable[[int], None] | None = None) -> Body:  # noqa: D102 - see Bucket
         with _declared(f"get {name}"):
             found = self._obstore.get(self._store, name)
             if found.meta["size"] > most:
@@ -166,6 +167,8 @@ class Objects:
                 data += chunk
                 if len(data) > most:
                     raise TooLongError(f"{name} has more than the {most} bytes that are allowed")
+                if told is not None:
+                    told(len(data))
             if len(data) != found.meta["size"]:
                 raise FaultError(f"get {name}: {len(data)} bytes came of {found.meta['size']}")
             return Body(bytes(data), found.meta["e_tag"] or "")

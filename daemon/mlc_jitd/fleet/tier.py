@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlc_jit.errors import JitError
-from mlc_jitd.elsewhere import Fetched
+from mlc_jitd.elsewhere import Arriving, Fetched, unheard
 from mlc_jitd.fleet import libraries
 from mlc_jitd.fleet.guard import AwayError
 from mlc_jitd.fleet.objects import AbsentError, RemoteError
@@ -42,6 +42,8 @@ REFUSED_AGAIN_SECONDS = 60.0
 """The same object, refused for the same reason within so long, is one refusal: a miss looks several times."""
 
 MISSES_KEPT = 4096
+TOLD_SECONDS = 0.25
+"""How often is told how far a library is."""
 
 
 _freely = contextlib.nullcontext(enter_result=True)
@@ -88,7 +90,14 @@ class Tier:
         self.refusals: list[Refusal] = []
         """The last ones, the newest at the end."""
 
-    def fetch(self, identity: Identity, *, locked: bool = False, known: float = 0.0) -> Fetched:
+    def fetch(
+        self,
+        identity: Identity,
+        *,
+        locked: bool = False,
+        known: float = 0.0,
+        told: Callable[[Arriving], None] = unheard,
+    ) -> Fetched:
         """See `Elsewhere.fetch`."""
         began = time.monotonic()
         if began - self._missed.get(identity.key, -known) < known:
@@ -99,7 +108,7 @@ class Tier:
             offer = self.find(identity, refusals.append)
             if offer is None:
                 return self._miss(identity.key, refusals)
-            entry = self.take(identity.key, offer, interpreter=identity.toolchain.python, locked=locked)
+            entry = self.take(identity.key, offer, interpreter=identity.toolchain.python, locked=locked, told=told)
             if entry is None:
                 return Fetched()
         except AwayError as error:
@@ -184,6 +193,20 @@ class Tier:
             self.count("remote_unwritten")
             logger.warning("%s was not put into %s: %s", entry.key[:12], self.url, error)
 
+    def _teller(self, size: int, told: Callable[[Arriving], None]) -> Callable[[int], None]:
+        """Tells how many bytes have come: that it begins, and then not too often."""
+        told(Arriving(self.url, 0, size))
+        last = time.monotonic()
+
+        def tell(got: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= TOLD_SECONDS:
+                last = now
+                told(Arriving(self.url, got, size))
+
+        return tell
+
     def refuse(self, name: str, why: str) -> None:
         """Note an object that may not be used."""
         now = time.time()
@@ -224,7 +247,15 @@ class Tier:
             if lock is not None:
                 lock.release()
 
-    def take(self, key: str, offer: Offer, *, interpreter: str = "", locked: bool = False) -> Entry | None:
+    def take(
+        self,
+        key: str,
+        offer: Offer,
+        *,
+        interpreter: str = "",
+        locked: bool = False,
+        told: Callable[[Arriving], None] = unheard,
+    ) -> Entry | None:
         """Publish an offered library here; ``None`` while somebody else makes it.
 
         Args:
@@ -232,6 +263,7 @@ class Tier:
             offer: What the bucket has.
             interpreter: The toolchain's on this host, for people.
             locked: The caller holds the key's lock.
+            told: How far it is.
 
         Raises:
             RefusedError: The bytes are not the ones that were signed for.
@@ -239,9 +271,9 @@ class Tier:
             JitError, OSError: It can't be kept here.
         """
         with self._turn(key, locked) as free:
-            return self._take(key, offer, interpreter) if free else None
+            return self._take(key, offer, interpreter, told) if free else None
 
-    def _take(self, key: str, offer: Offer, interpreter: str) -> Entry:
+    def _take(self, key: str, offer: Offer, interpreter: str, told: Callable[[Arriving], None]) -> Entry:
         here = self.store.find(key)
         if isinstance(here, Found):
             return here.entry  # another process was faster
@@ -249,7 +281,7 @@ class Tier:
         with self.store.staging(key, need=said.size + SPARE_BYTES) as folder:
             path = folder / f"lib.{said.suffix}"
             try:
-                libraries.download(self.bucket, offer, path)
+                libraries.download(self.bucket, offer, path, self._teller(offer.stored, told))
             except AbsentError as error:
                 raise RefusedError("its library is gone") from error
             about = About(**{each.name: getattr(said, each.name) for each in dataclasses.fields(About)})

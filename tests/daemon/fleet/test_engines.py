@@ -26,7 +26,7 @@ def test_what_one_host_compiled_another_reads(engine, host, keys, double):
     model = double.model()
     path = Path(build.ask(model).path())
     until(lambda: build.status()["counters"].get("remote_written"), what="the library in the bucket")
-    got = Path(read.ask(model, MLC_JIT_POLICY="READONLY", MLC_JITD_AUTOSTART="off").path())
+    got = Path(read.ask(model, MLC_JIT_POLICY="READONLY", **read.alone).path())
     assert got.parent == read.library
     assert got.read_bytes() == path.read_bytes()
     assert len(double.starts()) == 1

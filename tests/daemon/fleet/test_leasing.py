@@ -17,6 +17,7 @@ import pytest
 from harness.buckets import settings_of
 from harness.leftovers import until
 from mlc_jitd.build import StopSignal
+from mlc_jitd.elsewhere import Arriving
 from mlc_jitd.fellows import Away, Came, NoLease
 from mlc_jitd.fleet import held as held_module
 from mlc_jitd.fleet.held import Held, place
@@ -58,7 +59,9 @@ class Fleet:
         reliance = Reliance(bucket)
         reliance.ask()
 
-        def fetch(identity: Any, *, locked: bool, known: float = 0.0) -> Any:
+        def fetch(identity: Any, *, locked: bool, known: float = 0.0, told: Any = None) -> Any:
+            if identity.key in self.published:
+                told(Arriving("memory:///", 1_000_000, 4_000_000))
             return self.published.get(identity.key)
 
         found = Leasing(bucket, fetch, reliance, terms, host=name, writes=writes)
@@ -104,6 +107,7 @@ def test_one_takes_it_and_the_other_gets_what_it_made(fleet: Fleet) -> None:
     thread.join(10)
 
     assert came == [Came("the library")]  # type: ignore[arg-type]
+    assert said[-1] == "was compiled there: 1.0 of 4.0 MB from memory:///"
     assert two.counters()["lease_spared"] == 1
     assert one.counters()["lease_taken"] == 1
 

@@ -78,7 +78,6 @@ def test_a_holder_that_is_cut_off_is_followed_and_does_not_publish(networks, hos
                 **settings_of(f"http://{networks[network]}:{s3.port}"),
                 **builder,
                 MLC_JITD_REMOTE_LEASE_SECONDS=LEASE,
-                MLC_JITD_AUTOSTART="off",
             )
             for name, network in (("one", cut), ("two", other))
         )

@@ -26,6 +26,14 @@ def pair(host, s3, keys):
     return made
 
 
+FOLLOWED = """
+lines = []
+found = jit(given["model"], {}, "cpu", on_progress=lambda each: lines.append(f"{each.stage} {each.detail}"))
+print(json.dumps({"path": found.model_lib_path, "lines": lines}))
+"""
+"""A client that listens how far its library is."""
+
+
 def written(s3: FaultyS3) -> bool:
     return bool(s3.names("fleet/v1/libraries"))
 
@@ -66,14 +74,19 @@ def test_many_on_a_host_fetch_once_and_nobody_compiles(pair, s3, double, client)
     assert read.status()["counters"]["remote_hits"] == 3
 
 
-def test_without_a_daemon_the_bucket_is_used_all_the_same(host, s3, keys, double):
+def test_without_a_daemon_the_bucket_is_used_all_the_same(host, s3, keys, double, client):
     builder, reader = keys()
-    shared = {**settings_of(s3.endpoint), "MLC_JITD_AUTOSTART": "off"}
+    shared = settings_of(s3.endpoint)
     build, read = host("build", **shared, **builder), host("read", **shared, **reader)
     model = double.model()
-    build.ask(model).path()
+    build.ask(model, **build.alone).path()
     until(lambda: written(s3), what="the library in the bucket")
-    assert Path(read.ask(model, MLC_JIT_POLICY="READONLY").path()).parent == read.library
+    variables = {**read.variables, **read.alone, "MLC_JIT_POLICY": "READONLY"}
+    said = client.code(FOLLOWED, variables, model=model).answer()
+    assert Path(said["path"]).parent == read.library
+    line = said["lines"][0]
+    assert line.startswith("fetching 0.0 of ")
+    assert line.endswith(f" kB from s3://{BUCKET}/fleet")
     assert len(double.starts()) == 1
 
 
@@ -132,8 +145,8 @@ def test_what_should_not_be_believed_is_refused_named_and_compiled_here(pair, s3
         assert why in lines[0]
     assert len(status["remote"]["refused"]) == 5
     # Where nothing may be compiled, the answer says why.
-    fresh = host("fresh", **{**read.variables, "MLC_LLM_HOME": f"{read.root}/other", "MLC_JITD_AUTOSTART": "off"})
-    assert "signed by nobody" in fresh.ask(models[0], MLC_JIT_POLICY="READONLY").error()["text"]
+    fresh = host("fresh", **{**read.variables, "MLC_LLM_HOME": f"{read.root}/other"})
+    assert "signed by nobody" in fresh.ask(models[0], MLC_JIT_POLICY="READONLY", **fresh.alone).error()["text"]
 
 
 def after(data: bytes, mark: bytes) -> bytes:

@@ -79,7 +79,7 @@ def test_a_build_is_in_the_bucket_when_prewarm_says_so(pair, double, place):
     model = double.model()
     done = build.command("prewarm", model, "--device", "cpu", "--remote", "--no-daemon", "--quiet")
     assert done.returncode == 0, done
-    assert Path(read.ask(model, MLC_JIT_POLICY="READONLY", MLC_JITD_AUTOSTART="off").path()).parent == read.library
+    assert Path(read.ask(model, MLC_JIT_POLICY="READONLY", **read.alone).path()).parent == read.library
     assert len(double.starts()) == 1
     # A host that may not write fails, and says why.
     failed = read.command("prewarm", model, "--device", "cpu", "--remote", "--no-daemon", "--quiet")
