@@ -225,6 +225,8 @@ def test_the_log_of_a_key_is_found_by_its_beginning_with_or_without_a_daemon(
     daemon.stop()
     assert mlc_jit("log", key[:12]).stdout == shown.stdout
     assert mlc_jit("log", "-f", key[:12]).stdout == shown.stdout, "what is over is not waited for"
+    told = json.loads(mlc_jit("log", "--json", key[:12]).stdout)
+    assert told == {"key": key, "path": where, "text": shown.stdout}
 
 
 def test_a_running_log_is_followed_to_its_end(daemon: Daemon, double: Double, client: Clients, start: Start) -> None:

@@ -6,6 +6,7 @@ Only for what waits in a queue must a daemon be asked.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -46,8 +47,10 @@ def add(verbs: Any) -> None:
         description="Show what the compiler said when it compiled a key, or says while it does; no daemon is needed.",
     )
     parser.add_argument("key", help="the key, or the beginning of it, as `mlc-jit list` and `mlc-jit status` show it")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the compile has ended")
-    parser.add_argument("--path", action="store_true", help="print the log's path instead")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("-f", "--follow", action="store_true", help="go on until the compile has ended")
+    how.add_argument("--path", action="store_true", help="print the log's path instead")
+    how.add_argument("--json", action="store_true", help="print key, path and text as JSON")
     parser.set_defaults(run=run)
 
 
@@ -64,7 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     try:
         with path.open("rb") as file:
-            _copy_rest(file)
+            if arguments.json:
+                text = file.read().decode("utf-8", "replace")
+                print(json.dumps({"key": key, "path": os.fspath(path), "text": text}, indent=1))
+            else:
+                _copy_rest(file)
     except FileNotFoundError:
         raise _not_begun(key) from None
     return 0

@@ -105,6 +105,7 @@ complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 
 complete -c mlc-jit -n '_shtab_mlc_jit_using log' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jit -n '_shtab_mlc_jit_using log' -s f -l follow -d 'go on until the compile has ended'
 complete -c mlc-jit -n '_shtab_mlc_jit_using log' -l path -d 'print the log'"'"'s path instead'
+complete -c mlc-jit -n '_shtab_mlc_jit_using log' -l json -d 'print key, path and text as JSON'
 complete -c mlc-jit -n '_shtab_mlc_jit_using log; and test $_shtab_mlc_jit_npos -eq 0' -ka "(_mlc_jit_logs)" -d 'the key, or the beginning of it, as `mlc-jit list` and `mlc-jit status` show it'
 complete -c mlc-jit -n '_shtab_mlc_jit_using; and test $_shtab_mlc_jit_npos -eq 0' -a history -d 'show what was compiled: when, how long, for whom, how it ended'
 complete -c mlc-jit -n '_shtab_mlc_jit_using history' -s h -l help -d 'show this help message and exit'
