@@ -140,19 +140,14 @@ def status(root: Path) -> dict[str, Any]:
     slips = hostservice.misfits(found, root)
     states = managers.states((SOCKET, SERVICE)) if _booted(root) else {}
     config = below(root, CONFIG)
-    lines = [f"files   {path}" for path in found.paths]
-    lines += [f"config  {config}{'' if config.exists() else ' (not there: the defaults)'}"]
-    lines += [f"socket  {found.socket}", f"home    {found.home}", f"python  {found.python}"]
-    lines += [f"{name}: {state}" for name, state in states.items()]
-    lines += [NO_MANAGER] if root == SLASH and not states else []
-    lines += [f"PROBLEM: {slip}" for slip in slips]
-    if slips:
-        lines.append("`mlc-jit service install --system` puts it right, as root.")
-    return {
-        "installed": True, "files": [os.fspath(path) for path in found.paths], "socket": found.socket,
-        "home": found.home, "python": found.python, "states": states, "problems": slips, "failed": bool(slips),
-        "lines": lines,
-    }  # fmt: skip
+    return managers.report(
+        found,
+        states,
+        slips,
+        config=f"{config}{'' if config.exists() else ' (not there: the defaults)'}",
+        note=NO_MANAGER if root == SLASH and not states else "",
+        remedy="`mlc-jit service install --system` puts it right, as root.",
+    )
 
 
 def install_steps(root: Path, *, booted: bool, changed: bool = False) -> list[list[str]]:

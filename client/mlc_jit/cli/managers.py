@@ -1,16 +1,19 @@
-"""What both scopes of ``mlc-jit service`` do: write a file whole, run a command of the service manager."""
+"""What both scopes of ``mlc-jit service`` do: write a file whole, run a command of the manager, say how all is."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlc_jit.autostart import manager_environment
 from mlc_jit.errors import StoreUnwritableError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from mlc_jit.services import Installed
 
 SECONDS = 120.0
 """A stop drains: longer than TimeoutStopSec of the units."""
@@ -40,6 +43,33 @@ def write(path: Path, text: str, *, mode: int | None = None) -> None:
         raise StoreUnwritableError(
             f"{path} can't be written: {error.strerror or error}.", remedy="Make its folder writable for this user."
         ) from error
+
+
+def report(
+    found: Installed, states: Mapping[str, str], slips: Sequence[str], *, config: str = "", note: str = "", remedy: str
+) -> dict[str, Any]:
+    """What `mlc-jit service status` says of a service that is installed.
+
+    Args:
+        found: What its files say.
+        states: Of its units, as the manager has them.
+        slips: Why it can't serve, a phrase each.
+        config: Its file of settings, in words, where it has one of its own.
+        note: What else there is to say.
+        remedy: What to do about slips.
+    """
+    lines = [f"files   {path}" for path in found.paths]
+    lines += [f"config  {config}"] if config else []
+    lines += [f"socket  {found.socket}", f"home    {found.home}", f"python  {found.python}"]
+    lines += [f"{name}: {state}" for name, state in states.items()]
+    lines += [note] if note else []
+    lines += [f"PROBLEM: {slip}" for slip in slips]
+    lines += [remedy] if slips else []
+    return {
+        "installed": True, "files": [os.fspath(path) for path in found.paths], "socket": found.socket,
+        "home": found.home, "python": found.python, "states": states, "problems": slips, "failed": bool(slips),
+        "lines": lines,
+    }  # fmt: skip
 
 
 def do(step: list[str]) -> str:

@@ -141,18 +141,9 @@ def status(_arguments: argparse.Namespace) -> dict[str, Any]:
     places = locate()
     slips = services.misfits(found, os.fspath(places.socket))
     states = _states()
-    lines = [f"files   {path}" for path in found.paths]
-    lines += [f"socket  {found.socket}", f"home    {found.home}", f"python  {found.python}"]
-    lines += [f"{name}: {state}" for name, state in states.items()]
-    lines += [] if states else [NO_MANAGER]
-    lines += [f"PROBLEM: {slip}" for slip in slips]
-    if slips:
-        lines.append("Write the files anew: mlc-jit service install")
-    return {
-        "installed": True, "files": [os.fspath(path) for path in found.paths], "socket": found.socket,
-        "home": found.home, "python": found.python, "states": states, "problems": slips, "failed": bool(slips),
-        "lines": lines,
-    }  # fmt: skip
+    return managers.report(
+        found, states, slips, note="" if states else NO_MANAGER, remedy="Write the files anew: mlc-jit service install"
+    )
 
 
 def _start_steps(path: Path) -> list[list[str]]:
