@@ -43,6 +43,10 @@ print(json.dumps({"paths": sorted(paths), "said": said, "rounds": rounds}))
 """Asks for ``model`` again and again until the file ``end`` is there; ``end`` + ``.steady`` says that it has begun."""
 
 
+LOOKS = {"mlc_jitd.life.UPGRADE_SECONDS": 0.5}
+"""Constants of a daemon (``daemons.start_daemon``) that looks at its installation in each of its rounds."""
+
+
 class Installed:
     """An installation of client and daemon.
 

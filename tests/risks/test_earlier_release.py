@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.daemons import until
-from harness.releases import SAYING, STEADY, Installed
+from harness.releases import LOOKS, SAYING, STEADY, Installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +82,7 @@ def test_an_upgrade_and_a_downgrade_in_place_restart_once_and_lose_no_request(
     place: Place,
 ) -> None:
     here = installed(before)
-    daemon = start_daemon(**here.variables)
+    daemon = start_daemon(LOOKS, **here.variables)
     gate, end = double.gate(), place.root / "end"
     hit = double.model("hit")
     client.ask(hit, **here.variables).path()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.daemons import status, until
-from harness.releases import ROOT, STEADY, Installed
+from harness.releases import LOOKS, ROOT, STEADY, Installed
 from mlc_jit.errors import DaemonUnavailableError
 from mlc_jitd import upgrade
 
@@ -51,7 +51,7 @@ def test_an_upgrade_in_place_drains_and_loses_no_request(
     place: Place,
 ) -> None:
     installation = release("1.0")
-    daemon = start_daemon(**installation.variables)
+    daemon = start_daemon(LOOKS, **installation.variables)
     assert status().version == "1.0"
     gate, end = double.gate(), place.root / "end"
     hit = double.model("hit")
@@ -98,7 +98,7 @@ def test_a_daemon_of_a_removed_installation_makes_room(
     release: Callable[[str], Installed], start_daemon: Callable[..., Daemon], double: Double
 ) -> None:
     installation = release("1.0")
-    daemon = start_daemon(**installation.variables)
+    daemon = start_daemon(LOOKS, **installation.variables)
     shutil.rmtree(installation.folder)
     assert daemon.process.wait(15) == 0
     assert "installation was replaced" in daemon.log.read_text()

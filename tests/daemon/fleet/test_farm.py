@@ -138,6 +138,7 @@ def test_without_a_farm_the_host_compiles_or_says_so(farm, host, double):
     """No worker, then no scheduler; and where that shall be an error."""
     one, strict = host("one", MLC_JITD_EXECUTOR=farm.url), host("strict", MLC_JITD_EXECUTOR=farm.url)
     strict.variables["MLC_JITD_EXECUTOR_FALLBACK"] = "fail"
+    one.constants = {"mlc_jitd.fleet.farm.CONNECT_SECONDS": 3.0}
     for each in (one, strict):
         each.start()
     assert one.ask(double.model("a", context_window_size=96)).path(60)
