@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.set_up(None, level=logging.WARNING)
         from mlc_jitd import farmhand  # noqa: PLC0415 - likewise
 
-        return farmhand.main(arguments.url, arguments.jobs)
+        return farmhand.main(arguments.url, arguments.jobs, arguments.offer)
     if arguments.verb == "doctor":
         logs.set_up(None, level=logging.ERROR)
         from mlc_jitd import doctor  # noqa: PLC0415 - likewise
@@ -69,6 +69,7 @@ def command_line() -> argparse.ArgumentParser:
     worker = verbs.add_parser("worker", help="compile for others, as a worker of a Dask cluster")
     worker.add_argument("url", metavar="URL", help="the scheduler: dask://host:port")
     worker.add_argument("--jobs", type=int, default=0, help="compiles at a time; 0 for what the cores allow")
+    worker.add_argument("--offer", metavar="NAME=N", action="append", default=[], help="also this: cuda-sm_90=1")
     for name in upkeep.modules():
         verbs.add_parser(name, help=f"work on the cache folder; what it says is JSON (`mlc-jit {name}` shows it)")
     return parser

@@ -32,7 +32,7 @@ from mlc_jitd.store import Found
 from mlc_jitd.work import Built
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mlc_jitd.toolchains.base import Stage
     from mlc_jitd.work import Work
@@ -134,15 +134,28 @@ def resources(jobs: int = 0) -> dict[str, float]:
     return found
 
 
-def main(url: str, jobs: int = 0) -> int:
-    """``mlc-jitd worker``: become a Dask worker that offers what this host has; the exit status if it can't."""
+def _offer(text: str) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    if not name or not amount.isdigit() or not name.isprintable() or " " in name:
+        raise ValueError(f"{text!r} is no resource: NAME=N, as in cuda-sm_90=1")
+    return name, float(amount)
+
+
+def main(url: str, jobs: int = 0, more: Sequence[str] = ()) -> int:
+    """``mlc-jitd worker``: become a Dask worker that offers what this host has; the exit status if it can't.
+
+    Args:
+        url: The scheduler's.
+        jobs: Compiles at a time; 0 for what the cores allow.
+        more: Further resources, as ``NAME=N``.
+    """
     scheme, _, place = url.partition("://")
     if scheme not in {"dask", "dasks"} or not place:
         sys.stderr.write(f"mlc-jitd: {url!r} is no farm: dask://host:port\n")
         return 2
     try:
-        offered = resources(jobs)
-    except JitError as error:
+        offered = resources(jobs) | dict(map(_offer, more))
+    except (JitError, ValueError) as error:
         sys.stderr.write(f"mlc-jitd: {error}\n")
         return 1
     words = " ".join(f"{name}={amount:.0f}" for name, amount in offered.items())

@@ -51,7 +51,7 @@ function _shtab_mlc_jitd_using
 end
 
 set -g _shtab_mlc_jitd_commands run once doctor worker adopt config export gc history import keep quarantine remote report trace verify
-set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --executor --executor-fallback --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --log-format --max-age-days --max-queued --max-size --metrics --metrics-textfile --min-free --mode --prewarm --prewarmers --remote --remote-key --remote-lease-seconds --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
+set -g _shtab_mlc_jitd_opts_with_value --acceleration --admins --backoff-seconds --cgroup --client-variables --collect-seconds --compile-seconds --cores-per-job --drain-seconds --executor --executor-fallback --grace-seconds --idle-seconds --jobs --kernel-bytes --layers --log-file --log-format --max-age-days --max-queued --max-size --metrics --metrics-textfile --min-free --mode --offer --prewarm --prewarmers --remote --remote-key --remote-lease-seconds --remote-seconds --remote-trust --remote-write --resolve-seconds --silence-seconds --stale-days --toolchains --upstream-names --user-bytes --user-connections --user-jobs --users --warm --warm-idle-seconds
 
 complete -c mlc-jitd -e
 complete -c mlc-jitd -f
@@ -113,6 +113,7 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using doctor' -s h -l help -d 'show thi
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a worker -d 'compile for others, as a worker of a Dask cluster'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using worker' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using worker' -l jobs -x -d 'compiles at a time; 0 for what the cores allow'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using worker' -l offer -x -d 'also this: cuda-sm_90=1'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a adopt -d 'work on the cache folder; what it says is JSON (`mlc-jit adopt` shows it)'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using adopt' -s h -l help -d 'show this help message and exit'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using; and test $_shtab_mlc_jitd_npos -eq 0' -a config -d 'work on the cache folder; what it says is JSON (`mlc-jit config` shows it)'

@@ -8,11 +8,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.leftovers import until
+from mlc_jitd.fleet import farmwork
 
 if TYPE_CHECKING:
     from harness.daemons import Place
@@ -57,10 +59,10 @@ class Farm:
         ]
         self.start("scheduler", "-m", "distributed.cli.dask_scheduler", *place)
 
-    def worker(self, name: str) -> None:
+    def worker(self, name: str, *words: str) -> None:
         home = self.place.folder(f"{name}-home")
         own = {"MLC_LLM_HOME": str(home), "MLC_JITD_PYTHON": sys.executable}
-        self.start(name, "-P", "-m", "mlc_jitd", "worker", self.url, "--jobs", "1", **own)
+        self.start(name, "-P", "-m", "mlc_jitd", "worker", self.url, "--jobs", "1", *words, **own)
 
     def log(self, name: str) -> str:
         return (self.place.root / f"{name}.log").read_text(errors="replace")
@@ -132,6 +134,36 @@ def test_a_worker_killed_in_mid_compile_is_replaced_by_another(farm, host, doubl
     double.gate().touch()
     assert asked.path(60)
     assert one.status()["counters"]["farm_compiles"] == 1
+
+
+def test_a_gpu_architecture_is_a_resource_given_by_hand(farm, double):
+    """No GPU is needed to see where Dask puts such a task."""
+    from distributed import Client
+
+    farm.worker("w1")
+    farm.worker("w2", "--offer", "cuda-sm_90=1")
+    farm.wait_for("w1", "w2")
+    target = SimpleNamespace(name="target", value={"facts": {"visible": ["sm_90"]}})
+    identity: Any = SimpleNamespace(toolchain=SimpleNamespace(fingerprint="f" * 64), parts=[target])
+    wanted = farmwork.wants(identity)
+    assert wanted[farmwork.architecture("sm_90")] == 1
+    with Client(f"tcp://127.0.0.1:{farm.port}") as scheduler:
+        offered = [each["resources"] for each in scheduler.scheduler_info(n_workers=-1)["workers"].values()]
+        builds = next(name for name in offered[0] if name.startswith("toolchain-"))
+        wanted = {name: amount for name, amount in wanted.items() if not name.startswith("toolchain-")} | {builds: 1}
+        assert farmwork.lacking(wanted, offered) == ""
+        assert "cuda-sm_100" in farmwork.lacking(wanted | {"cuda-sm_100": 1}, offered)
+        ran = [scheduler.submit(os.getppid, resources=wanted, pure=False).result(60) for _ in range(3)]
+    assert set(ran) == {farm.processes["w2"].pid}, "w2, which keeps its worker as a child"
+
+
+def test_what_is_no_resource_is_said():
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "mlc_jitd", "worker", "dask://127.0.0.1:1", "--offer", "cuda-sm_90"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "cuda-sm_90=1" in done.stderr
 
 
 def test_without_a_farm_the_host_compiles_or_says_so(farm, host, double):
