@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
     from mlc_jit.locations import Locations
     from mlc_jitd.engine.outbox import Replies
+    from mlc_jitd.engine.requests import SecondLook
     from mlc_jitd.gauge import Gauge
     from mlc_jitd.likeness import Likeness
     from mlc_jitd.peers import Memory, Peer
     from mlc_jitd.schedule.queue import Queue
     from mlc_jitd.store import Entry
-    from mlc_jitd.work import LookUp, Work
+    from mlc_jitd.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -177,11 +178,12 @@ class Engine:
         """When the engine's thread last took its turn: it does so every ``rest`` seconds, unless it hangs."""
         return self._inbox.pulse
 
-    def ask_elsewhere(self, second_look: Callable[[LookUp, Callable[[LookUp], None]], None]) -> None:
+    def ask_elsewhere(self, second_look: SecondLook) -> None:
         """Have libraries that are not here asked for elsewhere, before a compile is thought of.
 
         Args:
-            second_look: Given a look-up that found nothing and a callback, which gets it as it is, or a better one.
+            second_look: Given a look-up that found nothing, a callback, which gets it as it is or a better one, and
+                another that is told how far a library is that comes.
                 Called in a thread of a look-up, which it must not keep.
         """
         self._requests.second_look = second_look

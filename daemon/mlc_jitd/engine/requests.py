@@ -13,6 +13,7 @@ from mlc_jit import messages as m
 from mlc_jit.errors import JitError, RequestError
 from mlc_jitd import broker as b
 from mlc_jitd.answers import Answers, Frames, result
+from mlc_jitd.elsewhere import FETCHING
 from mlc_jitd.engine.ledger import Asking
 from mlc_jitd.logs import facts
 from mlc_jitd.reports import error_of, internal, stopgap_result
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
+    from mlc_jitd.elsewhere import Arriving
     from mlc_jitd.engine.inbox import Inbox
     from mlc_jitd.engine.ledger import Ledger
     from mlc_jitd.engine.onlookers import Onlookers
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from mlc_jitd.peers import Peer
     from mlc_jitd.upstream import Stopgap
     from mlc_jitd.work import LookUp, Work
+
+    SecondLook = Callable[[LookUp, Callable[[LookUp], None], Callable[[Arriving], None]], None]
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +81,7 @@ class Requests:
         self._frames = Frames(self.answers)
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._over = False
-        self.second_look: Callable[[LookUp, Callable[[LookUp], None]], None] = lambda found, done: done(found)
+        self.second_look: SecondLook = lambda found, done, _told: done(found)
         """Asks elsewhere for what is not here; called in a thread of a look-up, which it must not keep."""
         self.remembered_hits = 0
         """Counted in the server's thread, all else in the engine's."""
@@ -159,7 +163,11 @@ class Requests:
                 if asking.request.policy == "REDO" or isinstance(found.answer, Found):
                     self._inbox.post(self._looked_up, asker, found)
                 else:
-                    self.second_look(found, lambda better: self._inbox.post(self._looked_up, asker, better))
+                    self.second_look(
+                        found,
+                        lambda better: self._inbox.post(self._looked_up, asker, better),
+                        lambda arriving: self._inbox.post(self._arrives, asker, found.identity.key, arriving),
+                    )
 
         if asking.request.policy == "OFF":
             self._do([b.Refuse(asker, b.disabled())])
@@ -168,6 +176,22 @@ class Requests:
                 self._lookups.submit(task)
             except RuntimeError as error:  # no thread to be had
                 self.fail(asker, internal(error))
+
+    def _arrives(self, asker: b.Asker, key: str, arriving: Arriving) -> None:
+        """Say how far a library is that comes from elsewhere."""
+        asking = self._asking.get(asker)
+        if asking is not None and asking.request.progress:
+            self._outbox.send(
+                asker[0],
+                m.Progress(
+                    id=asker[1],
+                    stage=FETCHING,
+                    detail=arriving.words,
+                    fraction=arriving.fraction,
+                    elapsed=time.time() - asking.asked_at,
+                    key=key,
+                ),
+            )
 
     def _looked_up(self, asker: b.Asker, found: LookUp) -> None:
         asking = self._asking.get(asker)

@@ -97,9 +97,15 @@ def large_enough(demand: Demand, capacity: Capacity, settings: Settings) -> froz
     return frozenset(device.uuid for device in _suited(demand, capacity) if device.memory_total >= need)
 
 
+ASSUMED_OF_10 = 7
+"""The tenths of a small host that a job of an unknown kind is taken for: this daemon and others have some of it."""
+
+
 def claim(demand: Demand, capacity: Capacity, settings: Settings) -> int:
-    """Bytes that the job needs, as far as anybody knows. An assumption never exceeds the host."""
-    return min(settings.unknown_memory, capacity.memory_total) if demand.memory is None else demand.memory
+    """Bytes that the job needs, as far as anybody knows. An assumption is no more than can be free on the host."""
+    if demand.memory is not None:
+        return demand.memory
+    return min(settings.unknown_memory, capacity.memory_total * ASSUMED_OF_10 // 10)
 
 
 def context(demand: Demand, settings: Settings) -> int:
