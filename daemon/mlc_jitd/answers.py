@@ -70,6 +70,7 @@ class Answers:
         self._entry_unchanged = entry_unchanged
         self._identity_unchanged = identity_unchanged
         self._looked: dict[int, tuple[Identity, float]] = {}
+        self._latest: tuple[Identity, float] | None = None
         self._known: OrderedDict[Hashable, Answer] = OrderedDict()
         self._lock = threading.Lock()
         self.epoch = 0
@@ -103,13 +104,26 @@ class Answers:
         now = time.monotonic()
         looked = self._looked.get(id(identity))
         if looked is not None and looked[0] is identity and now - looked[1] < LOOK_SECONDS:
+            self._latest = looked
             return True
+        return self._look_at(identity, now)
+
+    def _look_at(self, identity: Identity, now: float) -> bool:
         if not self._identity_unchanged(identity):
+            self._looked.pop(id(identity), None)
             return False
         if len(self._looked) > REMEMBERED:
             self._looked.clear()
-        self._looked[id(identity)] = (identity, now)
+        self._looked[id(identity)] = self._latest = (identity, now)
         return True
+
+    def rest(self) -> None:
+        """Look at the toolchain of the last answer before its last look is too old, while nobody waits for that."""
+        latest, now = self._latest, time.monotonic()
+        if latest is not None and now - latest[1] > LOOK_SECONDS / 2:
+            self._latest = None
+            if now - latest[1] < LOOK_SECONDS:
+                self._look_at(latest[0], now)
 
     def remember(self, request: JitRequest, identity: Identity, entry: Entry) -> None:
         """Keep the answer to a request; from any thread."""

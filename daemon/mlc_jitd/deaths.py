@@ -30,6 +30,10 @@ class Deaths:
             with contextlib.suppress(OSError):
                 self._epoll = select.epoll()
 
+    def __bool__(self) -> bool:
+        """Whether anybody is watched."""
+        return bool(self._fds)
+
     def fileno(self) -> int:
         """Readable when somebody ended; -1 where that can't be told."""
         return -1 if self._epoll is None else self._epoll.fileno()

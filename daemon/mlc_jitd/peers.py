@@ -76,6 +76,9 @@ class Memory(Protocol):
     def turn(self) -> None:
         """Whatever ``reply`` gets until the next turn has been asked already."""
 
+    def rest(self) -> None:
+        """Nobody asks just now: what will have to be looked at soon may be looked at now."""
+
     def reply(self, peer: Peer, frame: bytes) -> bytes | None:
         """The bytes of the reply to a frame, if they are known."""
 

@@ -33,6 +33,10 @@ BATCH = 32
 NOW, NOW_AND_MORE, READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
 """As plain numbers: to join two flags of an enumeration takes as long as to send a frame."""
 
+BRISK_MILLISECONDS = 1
+"""How long the next question is waited for without a look at anything else. Who has a reply from another thread waits
+no longer than this for it."""
+
 PEERS = 4096
 """Connections of which the reading of the kernel's word is remembered."""
 
@@ -55,6 +59,9 @@ COUNTED = (
 
 
 Handler = Callable[[Peer, m.Message], m.Message | None]
+_Come = list[tuple[bytes, zmq.Frame, bool]]
+"""For each message its connection, its last frame, and whether that was all of it."""
+
 AWAITED = (m.JitRequest, m.Explain, m.Keep, m.WatchRequest, m.StatusRequest, m.ListRequest)
 """Requests whose answer may take long: who waits for one hears heartbeats, and its end is heard of."""
 
@@ -109,12 +116,15 @@ class Server:
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
         self._awake = False
+        self._crowd = True
+        """Whether several ask at the same time."""
         self._running = True
         self._stop = threading.Event()
         self._context = zmq.Context(io_threads=1)
         self._router = self._context.socket(zmq.ROUTER)
         self._send = super(zmq.Socket, self._router).send  # without what other socket types need
         self._router.setsockopt(zmq.LINGER, 1000)
+        self._router.setsockopt(zmq.RCVTIMEO, BRISK_MILLISECONDS)
         self._router.setsockopt(zmq.MAXMSGSIZE, m.MAX_MESSAGE_BYTES if guard is None else GUARDED_BYTES)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.RCVHWM, MAX_UNREAD if guard is None else GUARDED_UNREAD)
@@ -196,14 +206,11 @@ class Server:
                     logger.exception("the tick failed")
             due = min(next_beat if self._waiting else now + 60.0, next_tick if self._tick else now + 60.0)
             due = min(due, now + self._guarded())
-            ready = dict(poller.poll(int(max(0.0, due - time.monotonic()) * 1000) + 1))
-            if self._wake_r.fileno() in ready:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_r.recv(4096)
+            come = self._in_time(poller, due)
             self._flush()
-            if self._router in ready:
-                self._receive()
+            if come:
                 next_tick = min(next_tick, now + TICK_SECONDS)
+                self._briskly(come, min(due, next_tick))
             for identity in self._deaths.ended():  # after its last words
                 self._lost(identity)
             if self._stop.is_set():
@@ -227,33 +234,64 @@ class Server:
         self._connections.take(REPORTS)
         return self._guard.look()
 
-    def _receive(self) -> None:
-        """Read what has come, then answer it: one look at the cache serves all who had asked before it."""
-        for identity, payload, whole in self._come():
+    def _in_time(self, poller: zmq.Poller, due: float) -> _Come:
+        """What has come, or nothing once something else is to be done."""
+        ready = dict(poller.poll(int(max(0.0, due - time.monotonic()) * 1000) + 1))
+        if self._wake_r.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_r.recv(4096)
+        return self._come(NOW) if self._router in ready else []
+
+    def _briskly(self, come: _Come, due: float) -> None:
+        """Answer what has come, and what is asked next for as long as it comes at once: to poll takes as long as a hit.
+
+        What else there is to do is done when it is due, or when nobody asks for a moment.
+        """
+        while come:
+            self._answer(come)
+            if self._outbox:
+                self._flush()
+            if self._guard is not None or self._deaths or time.monotonic() >= due or self._stop.is_set():
+                return  # who guards, or waits for an end, wants to hear of it
+            come = self._come(0)
+
+    def _answer(self, come: _Come) -> None:
+        for identity, payload, whole in come:
             try:
                 self._one(identity, payload, whole=whole)
             except Exception:
                 self.counters["handler_errors"] += 1
                 logger.exception("a message could not be handled")
+        self._crowd = len(come) > 1 or self._readable()
+        if self._memory is not None and not self._crowd:
+            self._memory.rest()
 
-    def _come(self) -> list[tuple[bytes, zmq.Frame, bool]]:
+    def _come(self, flags: int) -> _Come:
+        """Read what has come before it is answered: one look at the cache serves all who had asked before it.
+
+        As long as one asks after the other, whether there is more is asked behind the answer.
+        """
         router, come = self._router, []
         try:
             while True:
-                identity = router.recv(NOW)
+                identity = router.recv(flags)
+                flags = NOW
                 payload = router.recv(copy=False)
                 whole = True
                 while payload.more:
                     whole = False
                     payload = router.recv(copy=False)
                 come.append((identity, payload, whole))
-                if len(come) == BATCH or not int(router.getsockopt(zmq.EVENTS)) & READABLE:
+                if not self._crowd or len(come) == BATCH or not self._readable():
                     break
         except zmq.Again:
             pass
         if self._memory is not None:
             self._memory.turn()
         return come
+
+    def _readable(self) -> bool:
+        return bool(int(self._router.getsockopt(zmq.EVENTS)) & READABLE)
 
     def _one(self, identity: bytes, payload: zmq.Frame, *, whole: bool) -> None:
         peer = self._peer(identity, payload)
@@ -266,10 +304,10 @@ class Server:
         frame = payload.bytes
         known = None if self._memory is None else self._memory.reply(peer, frame)
         if known is not None:
+            self._write(identity, known)
             self.counters["messages"] += 1
             if self._waiting:
                 self._answered(identity, m.id_of(known))
-            self._write(identity, known)
             return
         message = self._decoded(peer, frame)
         if message is None:

@@ -116,6 +116,29 @@ def test_one_look_at_the_toolchain_counts_for_a_few_milliseconds(known, world):
     assert world.looks == 2
 
 
+def test_a_look_is_renewed_while_nobody_waits_for_it_and_only_then(known, world):
+    def ask():
+        return known.recall(b"one", 1, REQUEST)
+
+    assert ask() is not None
+    assert world.looks == 1
+    known.rest()
+    assert world.looks == 1, "it is new"
+    known.clock.now += 0.6 * answers.LOOK_SECONDS
+    known.rest()
+    known.clock.now += 0.6 * answers.LOOK_SECONDS
+    assert ask() is not None
+    assert world.looks == 2, "the look of the rest still counts"
+    known.clock.now += 1.2 * answers.LOOK_SECONDS
+    known.rest()
+    assert world.looks == 2, "nobody has asked for so long"
+    assert ask() is not None
+    known.clock.now += 0.6 * answers.LOOK_SECONDS
+    world.toolchain_same = False
+    known.rest()
+    assert ask() is None, "what the rest saw is believed at once"
+
+
 def test_the_memory_is_bounded(known, monkeypatch):
     monkeypatch.setattr(answers, "REMEMBERED", 3)
     for number in range(10):

@@ -551,6 +551,31 @@ def test_a_closed_server_may_be_spoken_to_and_closed_again(door: Door):
     assert not bench.server.alive()
 
 
+def test_replies_of_other_threads_come_while_somebody_asks_without_a_pause(bench: Bench, dealer: Any):
+    """Who asks again at once is answered without a poll, for a moment; never for long."""
+    other, asking = dealer(), dealer()
+    hello(other)
+    peer = bench.heard[0][0]
+    said: list[float] = []
+
+    def say() -> None:
+        said.append(time.monotonic())
+        bench.server.send(peer.identity, m.Progress(id=5, stage="s"))
+
+    thread = threading.Timer(0.2, say)
+    thread.start()
+    came = 0.0
+    begun = time.monotonic()
+    while not came and time.monotonic() - begun < 5:
+        hello(asking)
+        if other.poll(0):
+            assert reply(other) == m.Progress(id=5, stage="s")
+            came = time.monotonic()
+    thread.join()
+    assert said
+    assert came - said[0] < 0.5
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_server_whose_thread_dies_says_so_at_once(door: Door, monkeypatch: pytest.MonkeyPatch):
     ended = threading.Event()

@@ -110,6 +110,10 @@ class Requests:
         """What ``reply`` gets until the next turn has been asked already."""
         self._frames.turn()
 
+    def rest(self) -> None:
+        """Nobody asks just now."""
+        self.answers.rest()
+
     def reply(self, peer: Peer, frame: bytes) -> bytes | None:
         """The bytes of the reply to a request whose bytes are known."""
         found = self._frames.reply(peer.identity, peer.uid, peer.pid, frame)
