@@ -125,6 +125,14 @@ def daemon() -> int:
     return status.pid
 
 
+def pin(servers: list[int]) -> None:
+    """This process, and what it starts from now on, to the last core; all threads of the servers to the first."""
+    first, *_, last = sorted(os.sched_getaffinity(0))
+    for pid, core in ((os.getpid(), last), *((pid, first) for pid in servers)):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
+
+
 def processor_us(pid: int) -> float:
     """Processor time of all threads of a process so far, in microseconds; 0 where the kernel does not tell."""
     found = 0.0

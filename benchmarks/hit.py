@@ -1,6 +1,7 @@
 """Round trip of a cache hit through ``jit()``, beside bare ping-pongs with messages of the same sizes.
 
-    python benchmarks/hit.py [--blocks 20] [--calls 500] [--entries 100000] [--python PYTHON] [--pin] [--json]
+    python benchmarks/hit.py [--blocks 20] [--calls 500] [--entries 100000] [--python PYTHON [--pythonpath PATH]]
+        [--pin] [--json]
 
 Alternating blocks in one run, so that the machine's mood hits all alike; each ratio is the median of the blocks'
 ratios. Goals: p50 at most 1.3x and p99 at most 2x of the bare REQ/ROUTER ping-pong; with ``--python``, an interpreter
@@ -55,6 +56,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=500, help="calls in a block")
     parser.add_argument("--entries", type=int, default=0, help="further entries in the cache")
     parser.add_argument("--python", help="an interpreter that has mlc_llm, for upstream's own jit()")
+    parser.add_argument("--pythonpath", help="its PYTHONPATH")
     parser.add_argument("--pin", action="store_true", help="clients on one core, servers on another")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -101,8 +103,8 @@ def measure(folder: Path, model: Path, arguments: argparse.Namespace) -> dict[st
         servers = {"raw": plain_echo.pid, "ping": echo.pid, "hit": common.daemon()}
         ways: dict[str, Callable[[], None]] = {"raw": raw, "ping": ping, "hit": hit}
         if arguments.pin:
-            pin(list(servers.values()))
-        upstream = Upstream(arguments.python, folder, model) if arguments.python else None
+            common.pin(list(servers.values()))
+        upstream = Upstream(arguments.python, arguments.pythonpath, folder, model) if arguments.python else None
         blocks, processor = alternate(ways, servers, upstream, arguments)
     req.close(0)
     plain.close()
@@ -130,14 +132,6 @@ def measure(folder: Path, model: Path, arguments: argparse.Namespace) -> dict[st
             if name != "hit"
         },
     }
-
-
-def pin(servers: list[int]) -> None:
-    """This process to the last core, all threads of the servers to the first."""
-    first, *_, last = sorted(os.sched_getaffinity(0))
-    for pid, core in ((os.getpid(), last), *((pid, first) for pid in servers)):
-        for task in common.Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {core})
 
 
 def alternate(
@@ -178,13 +172,14 @@ def fill(path: str, entries: int) -> None:
 class Upstream:
     """Upstream's own ``jit()`` in a process of an interpreter that has mlc_llm, one block at a time."""
 
-    def __init__(self, python: str, folder: Path, model: Path) -> None:
+    def __init__(self, python: str, pythonpath: str | None, folder: Path, model: Path) -> None:
+        search = {"PYTHONPATH": pythonpath} if pythonpath else {}
         self.process = subprocess.Popen(
             [python, "-c", UPSTREAM, str(model)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "MLC_LLM_HOME": str(folder / "upstream")},
+            env={**os.environ, **search, "MLC_LLM_HOME": str(folder / "upstream")},
         )
         self._line()
 
