@@ -94,7 +94,8 @@ class Progress(Message):
     """How far a job is; a joiner first gets the last one of each stage so far.
 
     Attributes:
-        stage: ``queued``, ``locked`` (another process compiles this key), ``start``, the toolchain's own, ``publish``.
+        stage: ``queued``, ``locked`` (another process compiles this key), ``elsewhere`` (another host does),
+            ``fetching`` (from the bucket), ``start``, the toolchain's own, ``publish``.
         detail: One line for people.
         fraction: 0 to 0.99, never falling while a compile runs; ``None`` where nothing like it was compiled before.
         elapsed: Seconds since the job was first asked for.
