@@ -310,7 +310,7 @@ class Seaweed:
             self._process = None
 
     def _serves(self) -> bool:
-        """Whether the bucket is there and takes objects."""
+        """Whether the bucket takes objects and gives all that it holds: its volumes come after its door."""
         import obstore.exceptions
         from obstore.store import S3Store
 
@@ -319,7 +319,10 @@ class Seaweed:
             client_options={"allow_http": True, "timeout": "2s"}, retry_config={"max_retries": 0},
         )  # fmt: skip
         try:
-            obstore.put(bucket, "ready", b"")
+            obstore.put(bucket, "ready", b"ready")
+            for page in obstore.list(bucket):
+                for each in page:
+                    obstore.get(bucket, each["path"]).bytes()
         except (obstore.exceptions.BaseError, OSError):
             return False
         return True
