@@ -191,7 +191,7 @@ class Channel:
             frame = self.take(max(0.0, vigil.due - time.monotonic()))
             if frame is None:
                 step = vigil.silent(time.monotonic(), reach(self.path))
-                self.remind(step, () if remind is None else (m.encode(remind),))
+                self.remind(step, (m.encode(each) for each in (remind,) if each is not None))
                 continue
             vigil.word(time.monotonic())
             message = heard(frame, strict=strict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -265,11 +265,8 @@ class Conversation:
         """Nothing was said for a while."""
         asked = self._asked()
         if asked and now >= vigil.due:
-            channel.remind(vigil.silent(now, wire.reach(self._places.socket)), self._frames(asked))
-
-    @staticmethod
-    def _frames(waits: list[Wait]) -> Iterator[bytes]:
-        return (wait.question.frame(wait.id) for wait in waits)
+            step = vigil.silent(now, wire.reach(self._places.socket))
+            channel.remind(step, (wait.question.frame(wait.id) for wait in asked))
 
     def _asked(self) -> list[Wait]:
         return [wait for wait in self._pending.values() if wait.again_at is None]

@@ -29,13 +29,12 @@ from mlc_jitd.asks import Asks
 from mlc_jitd.build import StopSignal
 from mlc_jitd.compiling import TOOLCHAIN_CHANGED, Order
 from mlc_jitd.config import Settings
-from mlc_jitd.elsewhere import FETCHING
 from mlc_jitd.fellows import Away
 from mlc_jitd.housekeeper import make_room
 from mlc_jitd.lending import Lending, leases_here
 from mlc_jitd.membership import Membership
 from mlc_jitd.observe import Alone
-from mlc_jitd.reports import error_of, explained, stopgap_result
+from mlc_jitd.reports import error_of, explained, fetching, stopgap_result
 from mlc_jitd.schedule import capacity
 from mlc_jitd.store import Collector, Entry, Found, Missing, Uses
 from mlc_jitd.work import Built
@@ -229,16 +228,7 @@ class _Once:
         def told(arriving: Arriving) -> None:
             if request.progress:
                 elapsed = time.monotonic() - began
-                self.reply(
-                    m.Progress(
-                        id=request.id,
-                        stage=FETCHING,
-                        detail=arriving.words,
-                        fraction=arriving.fraction,
-                        elapsed=elapsed,
-                        key=identity.key,
-                    )
-                )
+                self.reply(fetching(arriving, id_=request.id, key=identity.key, elapsed=elapsed))
 
         assert self.work.elsewhere is not None
         return self.work.elsewhere.fetch(identity, told=told)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlc_jit import messages as m
 from mlc_jit.errors import JitError
 from mlc_jitd import broker as b
+from mlc_jitd.elsewhere import FETCHING
 from mlc_jitd.explain import part_words
 from mlc_jitd.schedule.jobs import Busy, Refused, Waiting
 from mlc_jitd.store import Found
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from mlc_jitd.elsewhere import Arriving
     from mlc_jitd.explain import Near
     from mlc_jitd.identity import Identity, UpstreamName
     from mlc_jitd.store import Entry, Layer, Manifest
@@ -174,3 +176,16 @@ def internal(error: Exception) -> JitError:
         remedy="Its log has the details (`mlc-jit status` names it); please report this.",
         reason="internal",
     )
+
+
+def fetching(arriving: Arriving, *, id_: int, key: str, elapsed: float) -> m.Progress:
+    """How far a library is that comes from elsewhere.
+
+    Args:
+        arriving: It.
+        id_: Of the request.
+        key: Of the library.
+        elapsed: Seconds since it was asked for.
+    """
+    words, fraction = arriving.words, arriving.fraction
+    return m.Progress(id=id_, stage=FETCHING, detail=words, fraction=fraction, elapsed=elapsed, key=key)

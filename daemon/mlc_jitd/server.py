@@ -264,7 +264,11 @@ class Server:
                 logger.exception("a message could not be handled")
         self._crowd = len(come) > 1 or self._readable()
         if self._memory is not None and not self._crowd:
-            self._memory.rest()
+            try:
+                self._memory.rest()
+            except Exception:  # whoever asks next hears what is wrong
+                self.counters["handler_errors"] += 1
+                logger.exception("what is remembered could not be looked at")
 
     def _come(self, flags: int) -> _Come:
         """Read what has come before it is answered: one look at the cache serves all who had asked before it.

@@ -551,6 +551,32 @@ def test_a_closed_server_may_be_spoken_to_and_closed_again(door: Door):
     assert not bench.server.alive()
 
 
+class Troubled:
+    """A memory that can't look at what it remembers."""
+
+    def turn(self) -> None:
+        """Nothing."""
+
+    def rest(self) -> None:
+        raise RuntimeError("no such device")
+
+    def reply(self, _peer: Peer, _frame: bytes) -> bytes | None:
+        return None
+
+    def learn(self, _peer: Peer, _frame: bytes, _request: m.JitRequest) -> None:
+        """Nothing."""
+
+
+def test_a_look_behind_an_answer_that_fails_ends_nothing(door: Door):
+    context = zmq.Context()
+    with context, context.socket(zmq.DEALER) as sock, serving(door, memory=Troubled()) as bench:
+        sock.linger = 0
+        sock.connect(f"ipc://{bench.path}")
+        hello(sock, 1)
+        hello(sock, 2)
+        until(lambda: bench.count("handler_errors") > 0)
+
+
 def test_replies_of_other_threads_come_while_somebody_asks_without_a_pause(bench: Bench, dealer: Any):
     """Who asks again at once is answered without a poll, for a moment; never for long."""
     other, asking = dealer(), dealer()

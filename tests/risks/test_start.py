@@ -15,7 +15,7 @@ import pytest
 
 from harness.daemons import status, until
 from harness.systemd import run_under_systemd
-from mlc_jit import jit, watching
+from mlc_jit import JitError, jit, watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,23 @@ HESITATE = """
 import sys
 from mlc_jitd.app import run
 run(ready=lambda: (print("serves", flush=True), sys.stdin.readline()))
+"""
+
+
+SPOILT = """
+from mlc_jitd import server
+from mlc_jitd.app import run
+made = []
+class Server(server.Server):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        made.append(self)
+import mlc_jitd.app
+mlc_jitd.app.Server = Server
+def spoil():
+    made[0]._flush = None  # its thread dies of it when it wakes
+    print("serves", flush=True)
+run(ready=spoil)
 """
 
 
@@ -60,6 +77,21 @@ def test_who_asks_a_daemon_before_its_engine_turns_is_answered(place: Place) -> 
         until(lambda: status().pid == process.pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
+
+
+def test_a_daemon_whose_server_dies_ends_at_once_and_leaves_its_place(ended: None, double: Double) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", SPOILT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serves\n"
+        with pytest.raises(JitError):  # its thread wakes
+            status()
+        _, log = process.communicate(timeout=8)  # an idle engine would turn only after ten seconds
+    assert process.returncode == 0
+    assert "the server's thread has died" in log
+    assert Path(jit(double.model(), {}, "cpu").model_lib_path).is_file()
 
 
 def test_thirty_two_clients_start_one_daemon(double: Double, client: Clients, place: Place) -> None:

@@ -13,10 +13,9 @@ from mlc_jit import messages as m
 from mlc_jit.errors import JitError, RequestError
 from mlc_jitd import broker as b
 from mlc_jitd.answers import Answers, Frames, result
-from mlc_jitd.elsewhere import FETCHING
 from mlc_jitd.engine.ledger import Asking
 from mlc_jitd.logs import facts
-from mlc_jitd.reports import error_of, internal, stopgap_result
+from mlc_jitd.reports import error_of, fetching, internal, stopgap_result
 from mlc_jitd.store import Entry, Found
 
 if TYPE_CHECKING:
@@ -185,17 +184,8 @@ class Requests:
         """Say how far a library is that comes from elsewhere."""
         asking = self._asking.get(asker)
         if asking is not None and asking.request.progress:
-            self._outbox.send(
-                asker[0],
-                m.Progress(
-                    id=asker[1],
-                    stage=FETCHING,
-                    detail=arriving.words,
-                    fraction=arriving.fraction,
-                    elapsed=time.time() - asking.asked_at,
-                    key=key,
-                ),
-            )
+            elapsed = time.time() - asking.asked_at
+            self._outbox.send(asker[0], fetching(arriving, id_=asker[1], key=key, elapsed=elapsed))
 
     def _looked_up(self, asker: b.Asker, found: LookUp) -> None:
         asking = self._asking.get(asker)
