@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 EXTRA = "pip install 'mlc-jitd[fleet]'"
 
-LEASE_REQUEST_SECONDS = 10.0
-"""How long one request of a lease may take: its objects have a few hundred bytes."""
+LEASE_REQUEST_SECONDS = 5.0
+"""How long one request of a lease may take: its objects have a few hundred bytes. It comes on top of the lease time
+where a host waits in vain, and with 30 s of that a holder outlives two signs of life in a row that get lost."""
 
 
 def join(settings: Settings, store: Store) -> Tier:
@@ -72,7 +73,7 @@ def lease(settings: Settings, tier: Tier) -> Leasing | None:
     # A door of its own: what is slow or refused of libraries says nothing of leases, and their requests are short.
     bucket = Guard(open_bucket(settings.remote, Limits(seconds=LEASE_REQUEST_SECONDS)))
     seconds = settings.remote_lease_seconds
-    terms = Terms(lease=seconds, first=min(1.0, seconds / 8), most=seconds / 2, longest=settings.compile_seconds)
+    terms = Terms(lease=seconds, first=min(1.0, seconds / 8), longest=settings.compile_seconds)
 
     def fetch(
         identity: Identity, *, locked: bool, known: float = 0.0, told: Callable[[Arriving], None] = unheard

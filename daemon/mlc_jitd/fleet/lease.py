@@ -4,25 +4,25 @@ It holds no socket, clock, file or thread and imports no other room, so tests an
 runs. Time comes in as values of the host's own monotonic clock, and no two hosts' clocks are ever compared.
 
 A key's lease is a row of objects, one for each *generation*. Who creates an object (create-only, so there is one
-winner) holds that generation, and rewrites the object as its heartbeat. A waiter that has seen no change for the lease
-time, by its own clock, creates the next generation; whoever held the one before has lost, and looks for that before it
-publishes. A claim goes::
+winner) holds that generation, and rewrites the object as its heartbeat. A waiter that has seen no change for a silence
+(`Terms`), by its own clock, creates the next generation; whoever held the one before lost, and looks for that before
+it publishes. A claim goes::
 
     begin ── Latest ──┬─ none ───────────── Create ── Fetch ── Hold          (cores in hand)
-                      └─ Look ──┬─ ended, or unchanged for the lease time ── Fetch ── Create the next ── Fetch ── Hold
+                      └─ Look ──┬─ ended, or unchanged for too long ── Fetch ── Create the next ── Fetch ── Hold
                                 └─ held ── Elsewhere                         (the cores go back)
     wait ─── Look ... ──────────┬─ published ── Fetch ── Have
-                                ├─ free, or unchanged for the lease time ── Fetch ── Turn   (get cores, `begin` again)
+                                ├─ free, or unchanged for too long ── Fetch ── Turn   (get cores, `begin` again)
                                 └─ failed there, or the store is silent ── Local
 
 Each method but ``begin`` and ``wait`` is the answer to the request that came before, and returns the next one.
-Not guaranteed: one compile only. Who is frozen or cut off for longer than the lease time may compile beside its
+Not guaranteed: one compile only. Who is frozen or cut off for longer than that silence may compile beside its
 successor, and so does who can't reach the store. That one library is published is for the create-only manifest to see.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .record import Record
@@ -43,22 +43,33 @@ Fetched = Literal["there", "absent", "unusable"]
 class Terms:
     """How patient a host is. All in seconds.
 
+    The lease time is the whole promise: a sign of life is 31 % of it old at most when a waiter sees it (`most`, and a
+    quarter for the spread), and 67 % are the `silence` that follows. What requests take comes on top.
+
     Attributes:
-        lease: Without a sign of life for so long, a holder counts as dead.
+        lease: Until a waiter goes on: beyond a holder's last sign of life, or a silent store's last answer.
         first: Until the second look of a waiter; each later pause is longer by half.
-        most: The longest pause between two looks.
         longest: A compile elsewhere that takes longer is not waited for; 0 for no such limit.
     """
 
     lease: float = 30.0
     first: float = 1.0
-    most: float = 15.0
     longest: float = 0.0
 
     @property
-    def beat(self) -> float:
-        """How often a holder gives a sign of life."""
+    def silence(self) -> float:
+        """Without a new sign of life for so long, a holder counts as dead."""
+        return self.lease * 2 / 3
+
+    @property
+    def most(self) -> float:
+        """The longest pause between two looks, before it is spread by a quarter to either side."""
         return self.lease / 4
+
+    @property
+    def beat(self) -> float:
+        """How often a holder gives a sign of life: four times in a silence."""
+        return self.silence / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +167,8 @@ class Claim:
         self._cores = False
         self._pause = terms.first
         self._last: Request | None = None
-        self._failing: float | None = None
+        self._heard = 0.0
+        """When the store answered last; of a wait, not before its begin."""
         self._tries = 0
         self._creations = 0
         self._next: Literal["create", "hold", "give-up"] = "create"
@@ -167,7 +179,7 @@ class Claim:
     def begin(self, now: float) -> Step:
         """Cores are in hand: take the lease, or learn who has it."""
         assert self.state in ("idle", "over"), "one thing at a time"
-        self._cores, self._tries, self._creations, self._failing = True, 0, 0, None
+        self._cores, self._tries, self._creations = True, 0, 0
         if self.generation is None:
             return self._ask("listing", Latest(now))
         return self._ask("looking", Look(self.generation, now))
@@ -176,14 +188,14 @@ class Claim:
         """Another host compiles, and the cores are given back."""
         assert self.state == "over"
         assert self.holder is not None
-        self._cores, self._pause, self._failing, self._waited_for = False, self.terms.first, None, self.generation
+        self._cores, self._pause, self._heard, self._waited_for = False, self.terms.first, now, self.generation
         return self._again(now)
 
     # --- the store's answers ----------------------------------------------------------------------------------------
 
     def listed(self, generation: int | None, now: float) -> Step:
         """The newest generation, if there is any."""
-        self._answered("listing")
+        self._answered(now, "listing")
         if generation is None:
             return self._create(0, now)
         self._see(generation)
@@ -198,7 +210,7 @@ class Claim:
             now: When the answer came.
         """
         verifying = self.state == "verifying"
-        self._answered("looking", "verifying", "waiting")
+        self._answered(now, "looking", "verifying", "waiting")
         assert self.generation is not None
         if record is None:
             return self._create(self.generation, now) if verifying else self._relist(now)
@@ -211,7 +223,7 @@ class Claim:
             return self._ended(record, now)
         if record.elapsed > self.terms.longest > 0:
             return self._over(Local("too-long", f"{record.host} has been at it for {record.elapsed:.0f} s"))
-        if sent >= self.since + self._lease(record):
+        if sent >= self._dead_at(record):
             self._dead.add(self.generation)
             if len(self._dead) > DEATHS:
                 return self._over(Local("holders-died", f"{len(self._dead)} hosts that compiled this were lost"))
@@ -222,18 +234,18 @@ class Claim:
 
     def created(self, now: float) -> Step:
         """The object is ours."""
-        self._answered("creating")
+        self._answered(now, "creating")
         return self._won(now)
 
     def exists(self, now: float) -> Step:
         """There is one: another host's, or ours if the store's client sent twice; or it is just being made."""
-        self._answered("creating")
+        self._answered(now, "creating")
         assert self.generation is not None
         return self._ask("verifying", Look(self.generation, now))
 
     def fetched(self, found: Fetched, now: float) -> Step:
         """What came of looking for the library."""
-        self._answered("checking")
+        self._answered(now, "checking")
         if found == "there":
             return self._over(Have(self.generation if self._next == "hold" else None))
         if self._next == "hold":
@@ -246,24 +258,19 @@ class Claim:
     def failed(self, now: float) -> Step:
         """The request failed, or its outcome is not known."""
         assert self._last is not None
-        if self._failing is None:
-            self._failing = now
         self._tries += 1
-        patience = self._tries < TRIES if self._cores else now - self._failing < self.terms.lease
+        end = self._heard + self.terms.lease
+        patience = self._tries < TRIES if self._cores else now < end
         if not patience and self.state == "checking" and self._next == "hold":
             return self.fetched("absent", now)
         if not patience:
             return self._over(Local("store-fault", "the remote store does not answer"))
-        pause = RETRY_SECONDS if self._cores else min(self.terms.first * 2 ** min(self._tries, 6), self.terms.beat)
-        match self._last:
-            case Create(generation):  # it may have come through
-                return self._ask("verifying", Look(generation, now + pause))
-            case Look(generation):
-                return self._ask(self.state, Look(generation, now + pause))
-            case Latest():
-                return self._ask(self.state, Latest(now + pause))
-            case Fetch():
-                return self._ask(self.state, Fetch(now + pause))
+        pause = RETRY_SECONDS
+        if not self._cores:
+            pause = min(self.terms.first * 2 ** min(self._tries, 6), self.terms.beat, end - now)
+        if isinstance(self._last, Create):  # it may have come through
+            return self._ask("verifying", Look(self._last.generation, now + pause))
+        return self._ask(self.state, replace(self._last, at=now + pause))
 
     def stop(self) -> Outcome:
         """Nobody wants it any more, or the host goes away."""
@@ -321,16 +328,15 @@ class Claim:
             pause = max(pause, self.holder.left / 3)
         pause = min(pause, self.terms.most) * (0.75 + 0.5 * self._spread())
         self._pause = min(self._pause * 1.5, self.terms.most)
-        dead = self.since + self._lease(self.holder)
-        return self._ask("waiting", Look(self.generation, max(now, min(now + pause, dead))))
+        return self._ask("waiting", Look(self.generation, max(now, min(now + pause, self._dead_at(self.holder)))))
 
     def _spread(self) -> float:
         """Between 0 and 1, and another for each claim, so that a fleet does not ask in step."""
         return int(self.owner[:8] or "0", 16) / 0xFFFFFFFF
 
-    def _lease(self, record: Record) -> float:
-        """Hosts may be set to different times: the longer one counts, within reason."""
-        return max(self.terms.lease, min(record.lease, 4 * self.terms.lease))
+    def _dead_at(self, record: Record) -> float:
+        """Hosts may be set to different lease times: the longer one counts, within reason."""
+        return self.since + Terms(max(self.terms.lease, min(record.lease, 4 * self.terms.lease))).silence
 
     def _see(self, generation: int) -> None:
         if generation != self.generation:
@@ -340,9 +346,9 @@ class Claim:
         self.state, self._last = state, request
         return request
 
-    def _answered(self, *states: State) -> None:
+    def _answered(self, now: float, *states: State) -> None:
         assert self.state in states, f"an answer to {states} in {self.state}"
-        self._failing, self._tries = None, 0
+        self._heard, self._tries = now, 0
 
     def _over(self, outcome: Outcome) -> Outcome:
         self.state = "over"
@@ -387,5 +393,5 @@ class Holding:
         self.lost = self.lost or exists
 
     def doubtful(self, now: float) -> bool:
-        """Whether others may hold this host for dead: its last sign of life is older than the lease time."""
-        return self.lost or now - self._kept >= self.terms.lease
+        """Whether others may hold this host for dead: it has been silent for too long."""
+        return self.lost or now - self._kept >= self.terms.silence

@@ -118,12 +118,12 @@ def test_a_holder_that_gives_signs_of_life_is_waited_for() -> None:
         assert step.at > 10.0 * beat
 
 
-def test_a_silent_holder_is_dead_exactly_after_the_lease_time() -> None:
+def test_a_silent_holder_is_dead_exactly_after_two_thirds_of_the_lease_time() -> None:
     mine = waiting(other())
 
-    assert isinstance(mine.looked(other(), sent=29.9, now=29.95), Look)
-    assert mine.looked(other(), sent=30.0, now=30.1) == Fetch(30.1), "it may have published as its last act"
-    assert isinstance(mine.fetched("absent", 30.2), Turn)
+    assert isinstance(mine.looked(other(), sent=19.9, now=19.95), Look)
+    assert mine.looked(other(), sent=20.0, now=20.1) == Fetch(20.1), "it may have published as its last act"
+    assert isinstance(mine.fetched("absent", 20.2), Turn)
     assert mine.begin(31.0) == Look(0, 31.0)
     mine.looked(other(), sent=31.0, now=31.1)
     assert mine.fetched("absent", 31.2) == Create(1, 31.2)
@@ -134,26 +134,51 @@ def test_an_answer_that_was_long_on_its_way_says_nothing_of_now() -> None:
     mine = claim()
     mine.begin(0.0)
     mine.listed(0, 0.0)
-    mine.looked(other(), sent=0.0, now=20.0)
-    mine.wait(20.0)
+    mine.looked(other(), sent=0.0, now=15.0)
+    mine.wait(15.0)
 
-    assert isinstance(mine.looked(other(), sent=31.0, now=60.0), Look)
+    assert isinstance(mine.looked(other(), sent=34.0, now=60.0), Look)
 
 
-def test_the_last_look_is_not_after_the_end_of_the_lease_time() -> None:
+def test_the_last_look_is_not_after_the_end_of_the_silence() -> None:
     mine = waiting(other(left=900.0))
 
-    step = mine.looked(other(left=900.0), sent=25.0, now=25.0)
+    step = mine.looked(other(left=900.0), sent=18.0, now=18.0)
 
-    assert step == Look(0, 30.0)
+    assert step == Look(0, 20.0)
+
+
+@pytest.mark.parametrize("spread", ["0", "7", "f"])
+def test_a_sign_of_life_and_the_silence_that_follows_fit_into_the_lease_time(spread: str) -> None:
+    """Whatever the moment at which a holder dies, and however long the waiter's pauses have become."""
+    mine = Claim(spread * 16, TERMS)
+    mine.begin(0.0)
+    mine.listed(0, 0.0)
+    mine.looked(other(), sent=0.0, now=0.0)
+    step, now, pauses = mine.wait(0.0), 0.0, []
+    for beat in range(2, 20):
+        assert isinstance(step, Look)
+        pauses.append(step.at - now)
+        now = step.at
+        step = mine.looked(other(beat, left=900.0), sent=now, now=now)
+    last_look = now - pauses[-1]  # the beat was written just after it, and the holder died at once
+    while isinstance(step, Look):
+        now = step.at
+        step = mine.looked(other(19, left=900.0), sent=now, now=now)
+
+    assert isinstance(step, Fetch)
+    assert TERMS.silence <= now - last_look <= TERMS.lease
+    assert max(pauses) + TERMS.silence <= TERMS.lease
 
 
 def test_a_holder_that_wants_longer_is_given_longer_within_reason() -> None:
     mine = waiting(other(lease=60.0))
-    assert isinstance(mine.looked(other(lease=60.0), sent=59.0, now=59.0), Look)
+    assert isinstance(mine.looked(other(lease=60.0), sent=39.0, now=39.0), Look)
+    assert isinstance(mine.looked(other(lease=60.0), sent=40.0, now=40.0), Fetch)
 
     greedy = waiting(other(lease=1e6))
-    assert isinstance(greedy.looked(other(lease=1e6), sent=121.0, now=121.0), Fetch)
+    assert isinstance(greedy.looked(other(lease=1e6), sent=79.0, now=79.0), Look)
+    assert isinstance(greedy.looked(other(lease=1e6), sent=80.0, now=80.0), Fetch)
 
 
 def test_a_compile_that_failed_there_is_tried_here_by_each_who_waited() -> None:
@@ -230,17 +255,21 @@ def test_a_compile_that_takes_longer_than_here_would_be_allowed_is_not_waited_fo
     assert step.reason == "too-long"
 
 
-def test_a_store_that_is_silent_for_the_lease_time_is_given_up() -> None:
+@pytest.mark.parametrize("timeout", [0.0, 5.0])
+def test_a_store_is_given_up_at_the_lease_time_after_its_last_answer(timeout: float) -> None:
+    """It is asked for the last time just then, so what comes on top is that request's own time."""
     mine = waiting(other())
+    mine.looked(other(2), sent=9.0, now=10.0)
 
-    step, now = mine.failed(1.0), 1.0
+    asked = 14.0
+    step = mine.failed(asked + timeout)
     while isinstance(step, Look):
-        assert step.at > now
-        now = step.at
-        step = mine.failed(now)
+        assert step.at > asked
+        asked = step.at
+        step = mine.failed(asked + timeout)
 
     assert isinstance(step, Local)
-    assert now <= 1.0 + TERMS.lease + TERMS.beat
+    assert asked == 10.0 + TERMS.lease
 
 
 def test_an_answer_among_failures_begins_the_patience_anew() -> None:
@@ -248,7 +277,7 @@ def test_an_answer_among_failures_begins_the_patience_anew() -> None:
     mine.failed(1.0)
     mine.looked(other(2), sent=20.0, now=20.0)
 
-    assert isinstance(mine.failed(40.0), Look)
+    assert isinstance(mine.failed(49.0), Look)
 
 
 def test_a_reader_waits_for_others_and_never_creates() -> None:
@@ -297,21 +326,21 @@ def test_claims_do_not_look_in_step() -> None:
     assert max(looks) < 2 * min(looks)
 
 
-def test_a_holder_beats_four_times_in_a_lease_and_knows_when_it_is_doubtful() -> None:
+def test_a_holder_beats_four_times_in_a_silence_and_knows_when_it_is_doubtful() -> None:
     mine = Holding(ME, "here", 3, TERMS, now=100.0)
 
-    assert mine.due() == 107.5
-    assert mine.beat(107.5, stage="codegen", left=20.0).stage == "codegen"
-    assert not mine.doubtful(129.9)
-    assert mine.doubtful(130.0)
-    mine.kept(107.5)
-    assert mine.due() == 115.0
-    assert not mine.doubtful(137.0)
+    assert mine.due() == 105.0
+    assert mine.beat(105.0, stage="codegen", left=20.0).stage == "codegen"
+    assert not mine.doubtful(119.9)
+    assert mine.doubtful(120.0)
+    mine.kept(105.0)
+    assert mine.due() == 110.0
+    assert not mine.doubtful(124.9)
     assert not mine.lost
     mine.ahead(exists=True)
     mine.ahead(exists=False)
     assert mine.lost
-    assert mine.doubtful(137.0)
+    assert mine.doubtful(124.9)
 
 
 def test_a_record_comes_back_as_it_went() -> None:

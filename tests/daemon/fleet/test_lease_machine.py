@@ -16,7 +16,7 @@ from mlc_jitd.fleet.lease import Terms
 
 world_of = fleet.load()
 
-TERMS = Terms(lease=20.0, most=8.0)
+TERMS = Terms(lease=20.0)
 COMPILE = (30.0, 60.0)
 HOSTS, KEYS = 4, 2
 NETWORK = 8.0
