@@ -62,16 +62,19 @@ class Guard:
         bucket: The one that is asked.
         clock: Seconds that only go forward.
         sleep: Waits between tries.
+        unattended: Nobody calls `probe`: when a pause is over, one who has a request tries it instead.
     """
 
     def __init__(
         self,
         bucket: Bucket,
         *,
+        unattended: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._bucket = bucket
+        self._unattended = unattended
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
         self._breakers: dict[Way, Breaker] = {"read": Breaker(), "write": Breaker()}
@@ -133,7 +136,8 @@ class Guard:
     def _call(self, way: Way, request: Callable[[], T]) -> T:
         for retry in range(RETRIES + 1):
             with self._lock:
-                if self._breakers[way].open:
+                breaker = self._breakers[way]
+                if breaker.open and not (self._unattended and breaker.probe_due(self._clock())):
                     self.counters["remote_skipped"] += 1
                     raise AwayError(f"the bucket is not asked for now: {self._trouble[way]}")
             began = self._clock()

@@ -71,7 +71,8 @@ def lease(settings: Settings, tier: Tier) -> Leasing | None:
     from mlc_jitd.fleet.reliance import Reliance  # noqa: PLC0415 - likewise
 
     # A door of its own: what is slow or refused of libraries says nothing of leases, and their requests are short.
-    bucket = Guard(open_bucket(settings.remote, Limits(seconds=LEASE_REQUEST_SECONDS)))
+    # Who waits for a lease has the time to see whether the bucket is back.
+    bucket = Guard(open_bucket(settings.remote, Limits(seconds=LEASE_REQUEST_SECONDS)), unattended=True)
     seconds = settings.remote_lease_seconds
     terms = Terms(lease=seconds, first=min(1.0, seconds / 8), longest=settings.compile_seconds)
 

@@ -98,6 +98,22 @@ def test_while_the_circuit_is_open_nobody_asks_and_the_probe_closes_it():
     assert guard.head("a").name == "a"
 
 
+def test_a_door_that_nobody_probes_is_tried_by_who_has_a_request():
+    """Once for each pause, which a failure makes longer; the leases' door is such a one."""
+    now = [0.0]
+    faults = [FaultError("x")] * (FAULTS + 1)
+    guard = Guard(Scripted(*faults), unattended=True, clock=lambda: now[0], sleep=lambda _s: None)
+    with pytest.raises(FaultError):
+        guard.head("a")
+    for now[0] in (PAUSE_SECONDS - 0.1, PAUSE_SECONDS, 3 * PAUSE_SECONDS - 0.1):
+        with pytest.raises(FaultError):
+            guard.head("a")
+    assert guard.counters["remote_requests"] == FAULTS + 1
+    now[0] = 3 * PAUSE_SECONDS
+    assert guard.head("a").name == "a"
+    assert guard.health("read").ok
+
+
 def test_a_use_is_told_once_a_day_by_who_comes_first():
     bucket, now = open_bucket("memory:///"), [DAY * 20_000]
     first, second = (Recency(bucket, clock=lambda: now[0], spread=100) for _ in range(2))
