@@ -195,8 +195,8 @@ class Settings:
     )
     remote_lease_seconds: float = _setting(
         30.0,
-        "without a sign of life for so long, a host that compiles for the fleet counts as dead; 0: each host compiles "
-        "for itself",
+        "how long to wait at most for a host that compiles for the fleet, beyond its last sign of life; 0: each host "
+        "compiles for itself",
         page="leases.md",
     )
     executor: str = _setting(

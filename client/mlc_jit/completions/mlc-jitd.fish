@@ -94,7 +94,7 @@ complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-write -x -d 'who p
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-key -x -d 'file of the private key that signs what goes into the bucket'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-trust -x -d 'whose libraries are taken from the bucket: public keys, or files of them, with `:` between them; `anyone` for everybody who can write there; empty for nobody but the own `remote_key`'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-seconds -x -d 'how long a miss may wait for the bucket before it is compiled'
-complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-lease-seconds -x -d 'without a sign of life for so long, a host that compiles for the fleet counts as dead; 0: each host compiles for itself'
+complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l remote-lease-seconds -x -d 'how long to wait at most for a host that compiles for the fleet, beyond its last sign of life; 0: each host compiles for itself'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l executor -x -d 'who compiles: `dask://host:port` sends compiles to the workers of a Dask cluster (`dasks://` with TLS); empty for this host'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l executor-fallback -x -d 'what follows when the farm can'"'"'t: `local` compiles here, `fail` is an error'
 complete -c mlc-jitd -n '_shtab_mlc_jitd_using run' -l mode -x -d '`user`: serves the user that runs it and nobody else; `system`: serves the users of this host that are listed'

@@ -29,7 +29,7 @@ class Record:
         host: Its name, for people.
         beat: Goes up with each sign of life.
         ended: ``published``, ``failed`` (the compile), ``released`` (given back: cancelled, drained); empty while held.
-        lease: Seconds without a sign of life after which this host wants to be taken for dead.
+        lease: Its lease time in seconds; silent for two thirds of that, it counts as dead.
         stage: Of the compile.
         elapsed: Seconds since it holds the lease.
         left: Seconds until the end of the compile, where they are known.
