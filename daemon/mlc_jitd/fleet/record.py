@@ -74,7 +74,8 @@ class Record:
             )
         except (ValueError, KeyError, TypeError, RecursionError):
             digest = hashlib.sha256(body).digest()
-            return cls(owner="", host="an unknown host", beat=int.from_bytes(digest[:6], "big"))
+            # No lease time of its own: the reader's counts.
+            return cls(owner="", host="an unknown host", beat=int.from_bytes(digest[:6], "big"), lease=0.0)
 
 
 def _text(value: Any) -> str:

@@ -28,7 +28,8 @@ FAULTS = {
 def shared(host, s3, keys, double, client):
     """A builder whose libraries are in the bucket, a reader and builder that has none, and their models."""
     builder, reader = keys()
-    both = {**settings_of(s3.endpoint), **builder, **reader}
+    # Where what is read is wrong, a lease is held by who says nothing, and dies in time.
+    both = {**settings_of(s3.endpoint), **builder, **reader, "MLC_JITD_REMOTE_LEASE_SECONDS": "6"}
     build, other = host("build", **both), host("other", **both)
     other.constants = {"mlc_jitd.fleet.patience.PAUSE_SECONDS": 0.5}
     models = [double.model(f"m{number}", context_window_size=100 + number) for number in range(len(FAULTS) + 2)]
@@ -49,8 +50,8 @@ def test_whatever_the_bucket_does_libraries_are_had_and_hits_are_quick(shared, s
         before = len(double.starts())
         s3.fault = fault
         began = time.monotonic()
-        assert Path(other.ask(model).path(limit=30)).parent == other.library, name
-        assert time.monotonic() - began < 20, name
+        assert Path(other.ask(model).path(limit=40)).parent == other.library, name
+        assert time.monotonic() - began < 25, name  # four questions that get no answer, for 5 s each, and a compile
         # What can be read is read, however little can be written.
         assert len(double.starts()) == before + (name != "full"), name
         hit = other.code_hits(model)

@@ -373,6 +373,7 @@ def test_what_is_no_record_is_a_holder_that_says_nothing(body: bytes) -> None:
     found = Record.decode(body)
 
     assert not found.ended
+    assert found.lease == 0.0, "the reader's own time counts"
     assert found.same_beat(Record.decode(body))
     assert not found.same_beat(Record.decode(body + b" "))
 
