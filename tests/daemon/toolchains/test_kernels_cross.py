@@ -61,6 +61,6 @@ def test_an_arm_library_has_the_instructions_of_one_compiled_whole(tmp_path: Pat
         said.append(json.loads(done.stdout))
         found.append(arithmetic(library))
     assert [each["way"] for each in said] == ["", "kernels"]
-    assert said[1]["kernels"] > 40
+    assert said[1]["kernels"] > 15
     assert sum(found[0].values()) > 500
     assert found[1] == found[0]

@@ -14,6 +14,10 @@ import runpy
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 HERE = str(Path(__file__).resolve().parent)
 NAMELESS = {
@@ -81,8 +85,26 @@ def _take_over(given: argparse.Namespace) -> None:
         if why:
             report.plain(why)
             report.write(given.new)
+        else:
+            _speed_up_parser(selfcheck)
     finally:
         sys.path.remove(HERE)
+
+
+def _speed_up_parser(selfcheck: ModuleType) -> None:
+    """TVM's script parser, where it is a known one."""
+    from mlc_jitd_kernels.report import line
+
+    why = selfcheck.mismatch(selfcheck.PARSER)
+    if not why:
+        try:
+            from mlc_jitd_kernels import parsing
+
+            parsing.install()
+        except Exception as error:  # noqa: BLE001 - never worse than without
+            why = f"{type(error).__name__}: {error}"
+    if why:
+        line(f"scripts are parsed TVM's own way: {why}")
 
 
 if __name__ == "__main__":

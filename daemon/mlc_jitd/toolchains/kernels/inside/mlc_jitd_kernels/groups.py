@@ -2,14 +2,19 @@
 
 A function belongs to the same group as every other one that its text names: what calls a private function must have it
 in its module, and LLVM may inline a public one. A text that names a function by accident only makes a group larger.
+
+An LLVM module costs some 16 ms of its own, more than a light function does (a reshape, a shape function). So light
+groups share a few modules: by their functions' names without numbers, which do not move when others come or go. What
+changes with an override is mostly shape functions, and these are all in one.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def groups(names: Mapping[str, frozenset[str]], aliases: Mapping[str, str]) -> list[tuple[str, ...]]:
@@ -39,6 +44,31 @@ def groups(names: Mapping[str, frozenset[str]], aliases: Mapping[str, str]) -> l
     for name in names:
         found.setdefault(find(name), []).append(name)
     return [tuple(sorted(each)) for each in found.values()]
+
+
+LIGHT = 800
+"""The weight below which a group shares its module: some 50 ms of code generation, a third of it the module's own."""
+
+SHARED = 8
+"""Modules that light groups share."""
+
+
+def bundles(found: Sequence[tuple[str, ...]], weights: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Groups to what is compiled as one: the heavy ones as they are, light ones joined.
+
+    Args:
+        found: From `groups`.
+        weights: Of each function.
+    """
+    heavy: list[tuple[str, ...]] = []
+    light: dict[int, list[str]] = {}
+    for group in found:
+        if sum(weights[name] for name in group) >= LIGHT:
+            heavy.append(group)
+        else:
+            place = hashlib.sha256(group[0].rstrip("0123456789").encode()).digest()[0] % SHARED
+            light.setdefault(place, []).extend(group)
+    return heavy + [tuple(sorted(light[place])) for place in sorted(light)]
 
 
 def heaviest_first(weights: Mapping[int, float]) -> list[int]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import keys, objects, workers
-from .groups import groups, heaviest_first
+from .groups import bundles, groups, heaviest_first
 from .nodes import UnknownNodeError, Writer
 from .report import Report, line
 
@@ -197,7 +197,7 @@ class _Taken:
         aliases = {**{symbol: name for name, symbol in symbols.items() if symbol}, **{name: name for name in functions}}
         named = {name: texts[name].names - {name, symbols[name]} for name in functions}
         found = []
-        for members in groups(named, aliases):
+        for members in bundles(groups(named, aliases), {name: text.weight for name, text in texts.items()}):
             key = keys.key(shared, [(name, texts[name].digest) for name in members]) if shared else ""
             exported = tuple(symbols[name] for name in members if symbols[name])
             found.append(Group(members, exported, sum(texts[name].weight for name in members), key))

@@ -1,4 +1,4 @@
-"""Is this TVM one whose code generation is known? By the text of the functions that are stood in for or relied on.
+"""Is this TVM one whose code generation, and whose script parser, are known? By the text of what is relied on.
 
 Reads sources and imports nothing, so that ``mlc-jit doctor`` can ask too: ``python -P selfcheck.py`` prints JSON.
 """
@@ -13,51 +13,72 @@ import json
 import os
 import re
 
-RELIED_ON: dict[str, tuple[str, ...]] = {
-    "tirx/build.py": ("codegen_build", "tir_to_runtime"),
-    "relax/vm_build.py": ("_vmlink",),
-    "runtime/module.py": ("load_static_library", "Module.export_library", "Module._collect_dso_modules"),
-}
-"""Files of TVM's Python package, and the functions in them that have to be the known ones."""
+Known = dict[str, dict[str, frozenset[str]]]
+"""Files of TVM's Python package, the functions in them that have to be known ones, and the digests of their texts."""
 
-KNOWN: dict[str, frozenset[str]] = {
-    "tirx/build.py:codegen_build": frozenset({"3acdd3e76d973713"}),
-    "tirx/build.py:tir_to_runtime": frozenset({"778362a3ad955fd0"}),
-    "relax/vm_build.py:_vmlink": frozenset({"0359af26b44757b0"}),
-    "runtime/module.py:load_static_library": frozenset({"eb83ab14f8063785"}),
-    "runtime/module.py:Module.export_library": frozenset({"a972204a1269c8ab"}),
-    "runtime/module.py:Module._collect_dso_modules": frozenset({"8d9b169e40b6ef3a"}),
+CODE_GENERATION: Known = {
+    "tirx/build.py": {
+        "codegen_build": frozenset({"3acdd3e76d973713"}),
+        "tir_to_runtime": frozenset({"778362a3ad955fd0"}),
+    },
+    "relax/vm_build.py": {"_vmlink": frozenset({"0359af26b44757b0"})},
+    "runtime/module.py": {
+        "load_static_library": frozenset({"eb83ab14f8063785"}),
+        "Module.export_library": frozenset({"a972204a1269c8ab"}),
+        "Module._collect_dso_modules": frozenset({"8d9b169e40b6ef3a"}),
+    },
 }
-"""Digests of those functions' texts, of apache-tvm 0.26 and 0.27."""
+"""Of apache-tvm 0.26 and 0.27."""
+
+PARSER: Known = {
+    "script/parser/core/evaluator.py": {
+        "_eval_expr": frozenset({"dc560c255a7952a8"}),
+        "ExprEvaluator._eval_expr": frozenset({"17a54357759333a0"}),
+    },
+    "script/parser/core/doc.py": {
+        "to_doc": frozenset({"004d5a3529edc43f"}),
+        "from_doc": frozenset({"54ad8115d87693f4"}),
+        "parse": frozenset({"0e2a7484d5277768"}),
+        "_is_atomic_type": frozenset({"87b32af672c4a9cd"}),
+        "_get_registry_entry": frozenset({"86754bec1fb11c37"}),
+        "_register_default": frozenset({"66fd8f4c9883682b", "d612a45cbfe6a192"}),
+    },
+    "script/parser/core/utils.py": {
+        "is_defined_in_class": frozenset({"41fa7a1cfcda40da"}),
+        "resolve_closure_vars": frozenset({"56d537775eb4b4c5"}),
+    },
+    "tirx/script/parser/entry.py": {"prim_func": frozenset({"680a0dc2ce7f9803", "3699e1a1480ed66b"})},
+}
+"""Likewise; where there are two, of 0.26 and of 0.27."""
 
 VERSIONS = ("0.26.", "0.27.")
 """Whose native side (which symbols an object needs and makes) was read and tried."""
 
 
-def mismatch() -> str:
+def mismatch(known: Known = CODE_GENERATION) -> str:
     """Why this interpreter's TVM is none of the known ones, empty if it is one."""
     spec = importlib.util.find_spec("tvm")
     if spec is None or not spec.origin:
         return "there is no tvm"
-    return mismatch_in(os.path.dirname(spec.origin))
+    return mismatch_in(os.path.dirname(spec.origin), known)
 
 
-def mismatch_in(package: str) -> str:
+def mismatch_in(package: str, known: Known = CODE_GENERATION) -> str:
     """As `mismatch`, for a folder that is TVM's package."""
     version = _version(package)
     if not version.startswith(VERSIONS):
         return f"TVM {version or 'without a version'} is not one of {', '.join(name + 'x' for name in VERSIONS)}"
-    for name, wanted in RELIED_ON.items():
+    for name, wanted in known.items():
         try:
             with open(os.path.join(package, name), encoding="utf-8") as file:
                 source = file.read()
-            found = digests(source, wanted)
+            found = digests(source, tuple(wanted))
         except (OSError, ValueError, SyntaxError) as error:
             return f"TVM's {name} can't be read: {error}"
-        for function in wanted:
+        for function, texts in wanted.items():
             if function not in found:
                 return f"TVM's {name} has no {function}"
-            if found[function] not in KNOWN.get(f"{name}:{function}", ()):
+            if found[function] not in texts:
                 return f"TVM's {function} ({name}) is not the one that is known"
     return ""
 
@@ -87,4 +108,4 @@ def _version(package: str) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"mismatch": mismatch()}))
+    print(json.dumps({"mismatch": mismatch(), "parser": mismatch(PARSER)}))
