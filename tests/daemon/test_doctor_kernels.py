@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +12,9 @@ import pytest
 from mlc_jitd.config import Settings
 from mlc_jitd.doctor import kernels
 from mlc_jitd.doctor.finding import Finding, Patient
+from mlc_jitd.toolchains.kernels.inside.mlc_jitd_kernels import selfcheck
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from harness.daemons import Place
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are not compiled apart")
@@ -57,3 +57,21 @@ def test_another_tvm_and_no_interpreter_are_notes_with_the_reason(place: Place, 
     finding = look("auto", MLC_JITD_PYTHON="/nowhere/python")
     assert finding.level == "note"
     assert "/nowhere/python can't be asked" in finding.found
+
+
+@linux
+def test_another_script_parser_is_named_and_kernels_are_compiled_apart(place: Place, tmp_path: Path) -> None:
+    tvm = pytest.importorskip("tvm")
+    own, copy = Path(tvm.__file__).parent, tmp_path / "tvm"
+    names = ["__init__.py", "_version.py", *selfcheck.CODE_GENERATION, *selfcheck.PARSER]
+    for name in names:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text("" if name == "__init__.py" else (own / name).read_text())
+    entry = copy / "tirx/script/parser/entry.py"
+    entry.write_text(entry.read_text().replace("outer_stack = inspect.stack()", "outer_stack = inspect.stack(1)"))
+    finding = look("auto", PYTHONPATH=str(tmp_path))
+    assert (finding.level, finding.found) == ("ok", "compiled apart, in parallel, and reused; 0 are known, 0 B")
+    assert finding.follows.endswith(
+        "; TVM's script parser is left as it is: "
+        "TVM's prim_func (tirx/script/parser/entry.py) is not the one that is known"
+    )

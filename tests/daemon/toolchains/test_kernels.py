@@ -213,7 +213,7 @@ def test_the_same_to_the_last_bit_when_compiled_apart_and_when_reused(bench: Ben
     first = bench.compile(config, apart=True)
     again = bench.compile(config, apart=True)
     assert first.report.way == again.report.way == "kernels", first.log
-    assert first.report.kernels == len(first.report.reused) + len(first.report.made) > 20
+    assert first.report.kernels == len(first.report.reused) + len(first.report.made) > 15
     assert len(first.report.made) > 10, "each of these models has kernels of its own"
     assert first.stages[-1] == f"{first.report.kernels}/{first.report.kernels}, {len(first.report.reused)} reused"
     assert len(again.report.reused) == again.report.kernels == first.report.kernels

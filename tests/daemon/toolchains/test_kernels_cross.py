@@ -41,6 +41,12 @@ def arithmetic(library: Path) -> Counter[str]:
     )
 
 
+def content(library: Path) -> int:
+    """Bytes of all sections. The file is a multiple of such a machine's pages of 64 KiB, and some."""
+    text = subprocess.run([f"{TRIPLE}-size", "-A", library], capture_output=True, text=True, check=True).stdout
+    return int(text.split()[-1])
+
+
 def test_an_arm_library_has_the_instructions_of_one_compiled_whole(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tvm_compile.chat_config(**tvm_compile.MODELS["llama"])))
@@ -62,5 +68,6 @@ def test_an_arm_library_has_the_instructions_of_one_compiled_whole(tmp_path: Pat
         found.append(arithmetic(library))
     assert [each["way"] for each in said] == ["", "kernels"]
     assert said[1]["kernels"] > 15
+    assert content(tmp_path / "apart" / "lib.so") <= 1.05 * content(tmp_path / "plain" / "lib.so")
     assert sum(found[0].values()) > 500
     assert found[1] == found[0]

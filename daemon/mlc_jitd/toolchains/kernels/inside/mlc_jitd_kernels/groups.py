@@ -4,8 +4,8 @@ A function belongs to the same group as every other one that its text names: wha
 in its module, and LLVM may inline a public one. A text that names a function by accident only makes a group larger.
 
 An LLVM module costs some 16 ms of its own, more than a light function does (a reshape, a shape function). So light
-groups share a few modules: by their functions' names without numbers, which do not move when others come or go. What
-changes with an override is mostly shape functions, and these are all in one.
+groups share modules: those of one name and a number each have one, the others a few by their names, which stay when
+others come or go. What changes with an override is mostly shape functions, and these are all in one.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def groups(names: Mapping[str, frozenset[str]], aliases: Mapping[str, str]) -> l
 LIGHT = 800
 """The weight below which a group shares its module: some 50 ms of code generation, a third of it the module's own."""
 
-SHARED = 8
-"""Modules that light groups share."""
+SHARED = 4
+"""Modules for light groups that have no numbered fellows."""
 
 
 def bundles(found: Sequence[tuple[str, ...]], weights: Mapping[str, int]) -> list[tuple[str, ...]]:
@@ -61,14 +61,17 @@ def bundles(found: Sequence[tuple[str, ...]], weights: Mapping[str, int]) -> lis
         weights: Of each function.
     """
     heavy: list[tuple[str, ...]] = []
-    light: dict[int, list[str]] = {}
+    families: dict[str, list[tuple[str, ...]]] = {}
     for group in found:
         if sum(weights[name] for name in group) >= LIGHT:
             heavy.append(group)
         else:
-            place = hashlib.sha256(group[0].rstrip("0123456789").encode()).digest()[0] % SHARED
-            light.setdefault(place, []).extend(group)
-    return heavy + [tuple(sorted(light[place])) for place in sorted(light)]
+            families.setdefault(group[0].rstrip("0123456789"), []).append(group)
+    light: dict[str | int, list[str]] = {}
+    for family, members in families.items():
+        place = family if len(members) > 1 else hashlib.sha256(family.encode()).digest()[0] % SHARED
+        light.setdefault(place, []).extend(name for group in members for name in group)
+    return heavy + [tuple(sorted(names)) for names in light.values()]
 
 
 def heaviest_first(weights: Mapping[int, float]) -> list[int]:

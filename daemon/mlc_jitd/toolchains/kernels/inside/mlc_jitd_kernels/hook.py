@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import keys, objects, workers
 from .groups import bundles, groups, heaviest_first
-from .nodes import UnknownNodeError, Writer
+from .nodes import Text, UnknownNodeError, Writer
 from .report import Report, line
 
 if TYPE_CHECKING:
@@ -185,7 +185,13 @@ class _Taken:
             UnknownNodeError: A function could not be seen whole: what it calls is not known either.
         """
         writer = Writer()
-        texts = {name: writer.text(function) for name, (_, function) in functions.items()}
+
+        def read(name: str) -> tuple[str, int, list[str]]:
+            text = writer.text(functions[name][1])
+            return text.digest, text.weight, sorted(text.names)
+
+        said = workers.share_out(list(functions), self._settings.workers, read)
+        texts = {name: Text(digest, weight, frozenset(names)) for name, (digest, weight, names) in said.items()}
         if any(SHARED_CODE in text.names for text in texts.values()):
             raise UnknownNodeError(f"a function has {SHARED_CODE}, which is for all of its module")
         try:

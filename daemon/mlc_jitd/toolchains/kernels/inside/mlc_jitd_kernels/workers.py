@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import json
 import os
 import signal
 import struct
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +73,67 @@ def run(
         _fork(order[start : start + _CHUNK], workers, work, done)
 
 
+def share_out(pieces: Sequence[str], workers: int, work: Callable[[str], Any]) -> dict[str, Any]:
+    """Ask for something about every piece, each process a share of them, this one too.
+
+    Args:
+        pieces: What to ask about.
+        workers: Processes at a time, with this one.
+        work: Answers with something that JSON can hold. What a child can't answer is asked again here.
+
+    Returns:
+        The answers, by piece.
+
+    Raises:
+        Exception: Whatever ``work`` raises here.
+    """
+    shares = [pieces[number::workers] for number in range(workers)] if workers > 1 and not unforkable() else [pieces]
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    gc.freeze()
+    parent = os.getpid()
+    children: list[tuple[int, int]] = []
+    found: dict[str, Any] = {}
+    try:
+        for share in shares[1:]:
+            answers, answers_end = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                _answer(parent, answers_end, share, work)
+            os.close(answers_end)
+            children.append((pid, answers))
+        found |= {piece: work(piece) for piece in shares[0]}
+        for _, answers in children:
+            with open(answers, "rb", closefd=False) as file, contextlib.suppress(ValueError):
+                found |= json.load(file)
+    finally:
+        for _, answers in children:
+            os.close(answers)
+        _kill([pid for pid, _ in children])
+    return {piece: found[piece] if piece in found else work(piece) for piece in pieces}
+
+
+def _answer(parent: int, answers: int, share: Sequence[str], work: Callable[[str], Any]) -> None:
+    """The life of a child that was given a share. Whatever it fails at is done where it came from."""
+    try:
+        gc.disable()
+        _end_with(parent)
+        said = json.dumps({piece: work(piece) for piece in share}).encode()
+        with open(answers, "wb", closefd=False) as file:
+            file.write(said)
+    except Exception:  # noqa: BLE001, S110 - the parent meets it too
+        pass
+    finally:
+        os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Have this child end when its parent does."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _fork(
     order: Sequence[int], workers: int, work: Callable[[int], bool], done: Callable[[int, bool, float], None]
 ) -> None:
@@ -106,9 +168,7 @@ def _serve(parent: int, queue: int, told: int, work: Callable[[int], bool]) -> N
     status = 1
     try:
         gc.disable()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            return
+        _end_with(parent)
         while taken := os.read(queue, _NUMBER.size):
             (number,) = _NUMBER.unpack(taken)
             began = time.process_time()
