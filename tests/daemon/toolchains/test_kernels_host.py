@@ -89,6 +89,7 @@ def test_light_groups_share_modules_by_names_without_numbers() -> None:
     found = groups.bundles([("matmul",), ("a", "matmul1"), *[(name,) for name in names[3:]]], weights)
     assert found[:2] == [("matmul",), ("a", "matmul1")], "a group is as heavy as all that is in it"
     assert sorted(found[2:]) == [("reshape", "reshape1", "reshape17"), ("shape_func", "shape_func3")]
+    assert groups.bundles([("shape_func",), ("a",)], {"shape_func": 1, "a": 1}) == [("shape_func",), ("a",)]
     many = [(letter * 2,) for letter in "abcdefghijklmnopqrstuvwxyz"]
     light = {name: 1 for (name,) in many}
     before = groups.bundles(many, light)

@@ -5,7 +5,7 @@ in its module, and LLVM may inline a public one. A text that names a function by
 
 An LLVM module costs some 16 ms of its own, more than a light function does (a reshape, a shape function). So light
 groups share modules: those of one name and a number each have one, the others a few by their names, which stay when
-others come or go. What changes with an override is mostly shape functions, and these are all in one.
+others come or go. What changes with an override is mostly functions of shapes, and these are all in one.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ def groups(names: Mapping[str, frozenset[str]], aliases: Mapping[str, str]) -> l
 LIGHT = 800
 """The weight below which a group shares its module: some 50 ms of code generation, a third of it the module's own."""
 
+ALONE = "shape_func"
+"""What TVM calls functions of shapes. They are what another override changes, so they share with nobody else."""
+
 SHARED = 4
 """Modules for light groups that have no numbered fellows."""
 
@@ -69,7 +72,7 @@ def bundles(found: Sequence[tuple[str, ...]], weights: Mapping[str, int]) -> lis
             families.setdefault(group[0].rstrip("0123456789"), []).append(group)
     light: dict[str | int, list[str]] = {}
     for family, members in families.items():
-        place = family if len(members) > 1 else hashlib.sha256(family.encode()).digest()[0] % SHARED
+        place = family if len(members) > 1 or family == ALONE else hashlib.sha256(family.encode()).digest()[0] % SHARED
         light.setdefault(place, []).extend(name for group in members for name in group)
     return heavy + [tuple(sorted(names)) for names in light.values()]
 

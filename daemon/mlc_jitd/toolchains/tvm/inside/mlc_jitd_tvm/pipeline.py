@@ -59,7 +59,6 @@ def _lower(mod: IRModule, target: Target) -> IRModule:
     return tvm.transform.Sequential(
         [
             tvm.tirx.transform.BindTarget(target),
-            relax.transform.DeadCodeElimination(),
             relax.transform.LegalizeOps(),
             relax.transform.FoldConstant(),
             relax.transform.DeadCodeElimination(),
