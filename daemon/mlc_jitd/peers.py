@@ -5,13 +5,18 @@ What does not belong here: the socket (`server`), the rules (`access`), the answ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
+
+import zmq
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlc_jit import messages as m
+
+PEERS = 4096
+"""Connections of which the reading of the kernel's word is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,44 @@ class Guard(Protocol):
 
     def offended(self, peer: Peer) -> None:
         """Something came that is no message, or that this sender may not send."""
+
+
+class Peers:
+    """Who sent a frame. The kernel's word is asked for with each, and only its reading is remembered.
+
+    Args:
+        allow: Uids that may talk to this daemon, where nobody guards it; they may do everything.
+        guard: Else says who may do what.
+    """
+
+    def __init__(self, allow: frozenset[int], guard: Guard | None) -> None:
+        self._allow = allow
+        self._guard = guard
+        self._known: dict[tuple[bytes, str], Peer] = {}
+
+    def of(self, identity: bytes, frame: zmq.Frame) -> Peer:
+        """Who is behind a connection that a frame came by; without roles where the kernel says nothing."""
+        try:
+            address = str(frame.get("Peer-Address"))
+        except zmq.ZMQError:
+            return Peer(identity, -1, -1, 0)
+        peer = self._known.get((identity, address))
+        if peer is None:
+            if len(self._known) >= PEERS:
+                self._known.clear()
+            peer = self._known[identity, address] = self._admit(peer_of(identity, address), frame)
+        return peer
+
+    def forget(self, connection: bytes | None) -> None:
+        """Ask again who is behind a connection, or behind all; from any thread."""
+        for known in list(self._known):
+            if connection is None or known[0] == connection:
+                self._known.pop(known, None)
+
+    def _admit(self, peer: Peer, frame: zmq.Frame) -> Peer:
+        if self._guard is None:
+            return replace(peer, roles=1) if peer.uid in self._allow else peer
+        return self._guard.admit(peer, int(frame.get(zmq.SRCFD)))
 
 
 class Memory(Protocol):

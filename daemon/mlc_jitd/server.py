@@ -15,15 +15,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import replace
 
 import zmq
 
 from mlc_jit import messages as m
 from mlc_jit.errors import AccessRefusedError, JitError, ProtocolError
 from mlc_jitd.connections import Connections
-from mlc_jitd.deaths import Deaths
-from mlc_jitd.peers import Guard, Memory, Peer, peer_of
+from mlc_jitd.peers import Guard, Memory, Peer, Peers
+from mlc_jitd.waiters import AWAITED, Waiters, is_final
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +35,6 @@ NOW, NOW_AND_MORE, READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), 
 BRISK_MILLISECONDS = 1
 """How long the next question is waited for without a look at anything else. Who has a reply from another thread waits
 no longer than this for it."""
-
-PEERS = 4096
-"""Connections of which the reading of the kernel's word is remembered."""
 
 TICK_SECONDS = 1.0
 """How often the tick comes while there is something to do."""
@@ -61,12 +57,6 @@ COUNTED = (
 Handler = Callable[[Peer, m.Message], m.Message | None]
 _Come = list[tuple[bytes, zmq.Frame, bool]]
 """For each message its connection, its last frame, and whether that was all of it."""
-
-AWAITED = (m.JitRequest, m.Explain, m.Keep, m.WatchRequest, m.StatusRequest, m.ListRequest)
-"""Requests whose answer may take long: who waits for one hears heartbeats, and its end is heard of."""
-
-FINAL = (m.Result, m.Explained, m.Kept, m.Status, m.Listing, m.Failure)
-"""Replies that end a wait; a listing does with its last part."""
 
 
 class Server:
@@ -104,13 +94,11 @@ class Server:
         self._away = away
         self._ended = ended
         self._tick = tick
-        self._allow = frozenset({os.getuid()}) if allow is None else allow
         self._guard = guard
+        self._peers = Peers(frozenset({os.getuid()}) if allow is None else allow, guard)
         # Every name from the start: another thread may add this up while this one counts.
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
-        self._waiting: dict[bytes, set[int]] = {}
-        self._peers: dict[tuple[bytes, str], Peer] = {}
-        self._deaths = Deaths()
+        self._waiters = Waiters()
         self._outbox: deque[tuple[bytes, m.Message]] = deque()
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
@@ -132,7 +120,7 @@ class Server:
         if guard is None:
             self._connections = Connections(self._router)
         else:
-            guard.forget = self._look_again
+            guard.forget = self._peers.forget
             self._connections = Connections(self._router, came=guard.came, went=guard.went)
         path = listener.getsockname()
         self._router.setsockopt(zmq.USE_FD, listener.detach())
@@ -152,7 +140,7 @@ class Server:
 
     def waiting(self) -> int:
         """How many requests are unanswered."""
-        return sum(map(len, list(self._waiting.values())))
+        return self._waiters.count()
 
     def alive(self) -> bool:
         """Whether the server answers, or will once it is started."""
@@ -172,7 +160,7 @@ class Server:
             self._connections.close()
         self._router.close()
         self._context.term()
-        self._deaths.close()
+        self._waiters.close()
         self._wake_r.close()
         self._wake_w.close()
 
@@ -204,14 +192,14 @@ class Server:
                 except Exception:
                     self.counters["handler_errors"] += 1
                     logger.exception("the tick failed")
-            due = min(next_beat if self._waiting else now + 60.0, next_tick if self._tick else now + 60.0)
+            due = min(next_beat if self._waiters else now + 60.0, next_tick if self._tick else now + 60.0)
             due = min(due, now + self._guarded())
             come = self._in_time(poller, due)
             self._flush()
             if come:
                 next_tick = min(next_tick, now + TICK_SECONDS)
                 self._briskly(come, min(due, next_tick))
-            for identity in self._deaths.ended():  # after its last words
+            for identity in self._waiters.deaths.ended():  # after its last words
                 self._lost(identity)
             if self._stop.is_set():
                 self._flush()
@@ -221,8 +209,8 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._wake_r, zmq.POLLIN)
-        if self._deaths.fileno() >= 0:
-            poller.register(self._deaths, zmq.POLLIN)
+        if self._waiters.deaths.fileno() >= 0:
+            poller.register(self._waiters.deaths, zmq.POLLIN)
         if self._guard is not None:
             poller.register(self._connections.reports, zmq.POLLIN)
         return poller
@@ -251,7 +239,7 @@ class Server:
             self._answer(come)
             if self._outbox:
                 self._flush()
-            if self._guard is not None or self._deaths or time.monotonic() >= due or self._stop.is_set():
+            if self._guard is not None or self._waiters.deaths or time.monotonic() >= due or self._stop.is_set():
                 return  # who guards, or waits for an end, wants to hear of it
             come = self._come(0)
 
@@ -298,7 +286,7 @@ class Server:
         return bool(int(self._router.getsockopt(zmq.EVENTS)) & READABLE)
 
     def _one(self, identity: bytes, payload: zmq.Frame, *, whole: bool) -> None:
-        peer = self._peer(identity, payload)
+        peer = self._peers.of(identity, payload)
         if not peer.roles:
             self._refuse(peer)
             return
@@ -310,18 +298,16 @@ class Server:
         if known is not None:
             self._write(identity, known)
             self.counters["messages"] += 1
-            if self._waiting:
+            if self._waiters:
                 self._answered(identity, m.id_of(known))
             return
         message = self._decoded(peer, frame)
         if message is None:
             return
         self._handle(peer, message)
-        if (
-            self._memory is not None
-            and type(message) is m.JitRequest
-            and message.id not in self._waiting.get(identity, ())
-        ):
+        if self._memory is None or type(message) is not m.JitRequest:
+            return
+        if not self._waiters.awaits(identity, message.id):
             self._memory.learn(peer, frame, message)
 
     def _decoded(self, peer: Peer, frame: bytes) -> m.Message | None:
@@ -346,30 +332,6 @@ class Server:
             return None
         return screened
 
-    def _peer(self, identity: bytes, frame: zmq.Frame) -> Peer:
-        """Who sent a frame. The kernel's word is asked for with each, and only its reading is remembered."""
-        try:
-            address = str(frame.get("Peer-Address"))
-        except zmq.ZMQError:
-            return Peer(identity, -1, -1, 0)
-        peer = self._peers.get((identity, address))
-        if peer is None:
-            if len(self._peers) >= PEERS:
-                self._peers.clear()
-            peer = self._peers[identity, address] = self._admit(peer_of(identity, address), frame)
-        return peer
-
-    def _admit(self, peer: Peer, frame: zmq.Frame) -> Peer:
-        if self._guard is None:
-            return replace(peer, roles=1) if peer.uid in self._allow else peer
-        return self._guard.admit(peer, int(frame.get(zmq.SRCFD)))
-
-    def _look_again(self, connection: bytes | None) -> None:
-        """Ask again who is behind a connection, or behind all; from any thread."""
-        for known in list(self._peers):
-            if connection is None or known[0] == connection:
-                self._peers.pop(known, None)
-
     def _broken(self, peer: Peer, what: str) -> None:
         self.counters[what] += 1
         if self._guard is not None:
@@ -380,7 +342,7 @@ class Server:
         if type(message) is m.Leave:
             self._answered(identity, message.id)
         elif type(message) in AWAITED:
-            self._waiting.setdefault(identity, set()).add(message.id)
+            self._waiters.add(identity, message.id)
         try:
             reply = self._handler(peer, message)
         except Exception as error:
@@ -389,7 +351,7 @@ class Server:
             reply = _internal(error, message.id)  # else it would wait, and be told to go on waiting, for ever
         if reply is not None:
             self._put(identity, reply)
-        elif identity in self._waiting and not self._deaths.watch(identity, peer.pid):
+        elif identity in self._waiters and not self._waiters.deaths.watch(identity, peer.pid):
             self._lost(identity)  # after the handler, who may have to forget what it was just told
 
     def _refuse(self, peer: Peer) -> None:
@@ -408,7 +370,7 @@ class Server:
             self._put(*self._outbox.popleft())
 
     def _put(self, identity: bytes, message: m.Message) -> None:
-        if isinstance(message, FINAL) and not (isinstance(message, m.Listing) and message.more):
+        if is_final(message):
             self._answered(identity, message.id)
         try:
             payload = m.encode(message)
@@ -434,25 +396,19 @@ class Server:
                 logger.exception("a reply could not be sent")
 
     def _answered(self, identity: bytes, id_: int) -> None:
-        ids = self._waiting.get(identity)
-        if ids is not None:
-            ids.discard(id_)
-            if self._guard is not None:
-                self._guard.answered(identity, id_)
-            if not ids:
-                del self._waiting[identity]
-                self._deaths.forget(identity)
+        if self._waiters.answered(identity, id_) and self._guard is not None:
+            self._guard.answered(identity, id_)
 
     def _lost(self, identity: bytes) -> None:
-        self._deaths.forget(identity)
+        waited = self._waiters.lost(identity)
         if self._guard is not None:
             self._guard.gone(identity)
-        if self._waiting.pop(identity, None) is not None:
+        if waited:
             self.counters["lost_waiters"] += 1
             self._gone(identity)
 
     def _beat(self) -> None:
-        for identity in list(self._waiting):
+        for identity in self._waiters:
             self._put(identity, m.Heartbeat())
 
 
