@@ -50,8 +50,9 @@ def test_whatever_the_bucket_does_libraries_are_had_and_hits_are_quick(shared, s
         before = len(double.starts())
         s3.fault = fault
         began = time.monotonic()
-        assert Path(other.ask(model).path(limit=40)).parent == other.library, name
-        assert time.monotonic() - began < 25, name  # four questions that get no answer, for 5 s each, and a compile
+        assert Path(other.ask(model).path(limit=60)).parent == other.library, name
+        # Four questions that get no answer, for 5 s each, and a compile on a busy host.
+        assert time.monotonic() - began < 40, name
         # What can be read is read, however little can be written.
         assert len(double.starts()) == before + (name != "full"), name
         hit = other.code_hits(model)
