@@ -91,9 +91,12 @@ class Acceleration:
 
     def is_suspect(self, staging: Path, outcome: Outcome) -> bool:
         """Whether a compile that failed may have failed because its kernels were compiled apart; counted if so."""
-        if outcome.status not in {"exited", "signalled"} or kernels.read_report(staging / FOLDER).way != "kernels":
+        report = kernels.read_report(staging / FOLDER)
+        crashed = outcome.status == "signalled" and bool(report.taken)
+        behind = outcome.status == "exited" and (report.way == "kernels" or report.failures > 0)
+        if not crashed and not behind:
             return False
-        logger.warning("a compile failed behind its code generation, which was taken over: once more without")
+        logger.warning("a compile failed in which %s was taken over: once more without", ", ".join(report.taken))
         self.store.gave_up()
         return True
 

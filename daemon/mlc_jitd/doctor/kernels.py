@@ -36,9 +36,9 @@ def kernels(patient: Patient) -> Iterator[Finding]:
     env |= variables.collect(patient.environ)
     try:
         answer = ask(python, toolchain_kernels.SELF_CHECK, None, env=tuple(sorted(env.items())), seconds=LOOK_SECONDS)
-        why, parser = str(answer["mismatch"]), str(answer["parser"])
+        why, lowering, parser = (str(answer[name]) for name in ("mismatch", "lowering", "parser"))
     except (HelperError, OSError, KeyError) as error:
-        why, parser = f"the interpreter {python} can't be asked: {error}", ""
+        why, lowering, parser = f"the interpreter {python} can't be asked: {error}", "", ""
     if why:
         yield Finding(
             check="kernels",
@@ -51,11 +51,18 @@ def kernels(patient: Patient) -> Iterator[Finding]:
         return
     known = KernelStore(Layout.of(patient.places.home).library, limit=0).totals() if patient.places else None
     kept = f"; {known.kernels} are known, {size(known.bytes)}" if known is not None else ""
+    lowered = f"; kernels are lowered by one process: {lowering}" if lowering else ""
     scripts = f"; TVM's script parser is left as it is: {parser}" if parser else ""
     yield Finding(
         check="kernels",
         level="ok",
         found=f"compiled apart, in parallel, and reused{kept}",
-        follows=f"up to {size(patient.settings.kernel_bytes)} are kept; there are {os.cpu_count()} CPUs{scripts}",
-        facts={"known": known.kernels if known else 0, "bytes": known.bytes if known else 0, "parser": parser},
+        follows=f"up to {size(patient.settings.kernel_bytes)} are kept; there are {os.cpu_count()} CPUs"
+        f"{lowered}{scripts}",
+        facts={
+            "known": known.kernels if known else 0,
+            "bytes": known.bytes if known else 0,
+            "lowering": lowering,
+            "parser": parser,
+        },
     )

@@ -114,6 +114,39 @@ def test_whatever_is_different_is_asked(host: Host) -> None:
     assert host.calls() == 1 + len(others)
 
 
+@pytest.mark.parametrize(
+    ("code", "options", "environ"),
+    [
+        ("code", ["-I", "{inc}"], {}),
+        ("code", ["-I{inc}"], {}),
+        ("code", ["-include", "{inc}/k.h"], {}),
+        ("code", ["--options-file", "{inc}/k.h"], {}),
+        ("code", ["{inc}/other.cu"], {}),
+        ("code", None, {"CPATH": "{inc}"}),
+        ("code", None, {"NVCC_PREPEND_FLAGS": "-O1 -I{inc}"}),
+        ("code", None, {"NVCC_APPEND_FLAGS": "'"}),
+        ('#include "k.h"\ncode', None, {}),
+        ("  #  include K_H\ncode", None, {}),
+    ],
+)
+def test_what_may_bring_in_a_file_is_always_asked(
+    host: Host, code: str, options: list[str] | None, environ: dict[str, str]
+) -> None:
+    inc = str(host.folder)
+    words = options and [word.format(inc=inc) for word in options]
+    variables = {name: value.format(inc=inc) for name, value in environ.items()}
+    for _ in range(2):
+        host.ask([code, words, SM_90], **variables)
+    assert host.calls() == 2
+
+
+def test_what_brings_in_only_nvccs_own_headers_is_known(host: Host) -> None:
+    code = "#include <cuda_fp16.h>\n#include <cuda/std/limits>\ncode"
+    for _ in range(2):
+        host.ask([code, ["-lineinfo", "-DN=1"], SM_90], NVCC_PREPEND_FLAGS="-O1 --expt-relaxed-constexpr")
+    assert host.calls() == 1
+
+
 def test_a_failure_is_not_kept_and_a_damaged_answer_is_asked_for_anew(host: Host) -> None:
     assert host.ask(["broken", None, SM_90]) == ["failed"]
     assert host.ask(["broken", None, SM_90]) == ["failed"]

@@ -8,16 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from mlc_jitd.toolchains import Command, Stage, kernels
 from mlc_jitd.toolchains.kernels import KernelReport
 from mlc_jitd.toolchains.kernels.inside.mlc_jitd_kernels import groups, selfcheck, workers
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 
@@ -83,23 +80,42 @@ def test_functions_that_name_each_other_stay_together() -> None:
     assert found == [("a", "b", "d", "helper", "helper2"), ("c",)]
 
 
-def test_light_groups_share_modules_by_names_without_numbers() -> None:
+def test_light_groups_share_modules_and_heavy_ones_do_not() -> None:
     names = ["matmul", "matmul1", "a", "reshape", "reshape1", "reshape17", "shape_func", "shape_func3"]
     weights = {name: groups.LIGHT if name == "matmul" else 100 for name in names} | {"a": groups.LIGHT - 100}
     found = groups.bundles([("matmul",), ("a", "matmul1"), *[(name,) for name in names[3:]]], weights)
     assert found[:2] == [("matmul",), ("a", "matmul1")], "a group is as heavy as all that is in it"
-    assert sorted(found[2:]) == [("reshape", "reshape1", "reshape17"), ("shape_func", "shape_func3")]
+    assert found[2:] == [("shape_func", "shape_func3"), ("reshape", "reshape1", "reshape17")]
     assert groups.bundles([("shape_func",), ("a",)], {"shape_func": 1, "a": 1}) == [("shape_func",), ("a",)]
-    many = [(letter * 2,) for letter in "abcdefghijklmnopqrstuvwxyz"]
-    light = {name: 1 for (name,) in many}
-    before = groups.bundles(many, light)
-    assert len(before) == groups.SHARED
-    after = groups.bundles([*many, ("another",)], {**light, "another": 1})
-    assert len(set(before) - set(after)) == 1, "what comes or goes concerns one module alone"
 
 
-def test_the_heaviest_starts_first() -> None:
-    assert groups.heaviest_first({0: 1, 1: 5, 2: 3, 3: 5}) == [1, 3, 2, 0]
+LIGHT_ONES = [f"{letter * 2}{number or ''}" for letter in "abcdefghijklmnopqrstuvwxyz" for number in range(4)]
+
+
+@pytest.mark.parametrize("weight", [1, 40, 300, groups.LIGHT - 1])
+@pytest.mark.parametrize("another", ["another", "zz17", "aa99"])
+def test_one_that_comes_concerns_one_module_and_none_is_heavy(weight: int, another: str) -> None:
+    weights = dict.fromkeys([*LIGHT_ONES, another], weight)
+    before = groups.bundles([(name,) for name in LIGHT_ONES], weights)
+    assert all(len(bundle) * weight <= groups.MODULE for bundle in before)
+    after = groups.bundles([(name,) for name in [another, *reversed(LIGHT_ONES)]], weights)
+    assert sorted(name for bundle in after for name in bundle) == sorted([*LIGHT_ONES, another])
+    assert len(set(before) - set(after)) <= 1, "one that there was is another one, or is halved"
+    one_family = [f"reshape{number}" for number in range(100)]
+    halved = groups.bundles([(name,) for name in one_family], dict.fromkeys(one_family, weight))
+    assert all(len(bundle) * weight <= groups.MODULE for bundle in halved)
+    assert sum(map(len, halved)) == 100
+
+
+def test_what_may_share_a_module_is_lowered_by_one_process() -> None:
+    names = ["matmul", "matmul1", "a", "softmax", "reshape", "reshape1", "shape_func"]
+    found = groups.units(names)
+    assert sorted(name for unit in found for name in unit) == sorted(names)
+    assert ["shape_func"] in found
+    assert all("matmul1" in unit for unit in found if "matmul" in unit)
+    many = groups.units(LIGHT_ONES)
+    assert 4 < len(many) <= 1 << groups.UNITS
+    assert sorted(name for unit in many for name in unit) == LIGHT_ONES
 
 
 @pytest.fixture
@@ -109,38 +125,72 @@ def forkable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @linux
-def test_children_do_every_piece_once(tmp_path: Path, forkable: None) -> None:
-    def work(number: int) -> bool:
-        (tmp_path / f"{number}-{os.getpid()}").touch()
-        return number % 2 == 0
-
-    told: dict[int, bool] = {}
-    workers.run(range(3000), 3, work, lambda number, result, _: told.update({number: result}))
-    assert told == {number: number % 2 == 0 for number in range(3000)}
-    names = [path.name.split("-") for path in tmp_path.iterdir()]
-    assert sorted(int(number) for number, _ in names) == list(range(3000))
-    assert str(os.getpid()) not in {pid for _, pid in names}
+def test_every_question_is_answered_once_by_whoever_is_free(forkable: None) -> None:
+    told: dict[int, int] = {}
+    with workers.Crew(3, lambda number: (number * 2, os.getpid())) as crew:
+        left = list(range(600))
+        crew.hand_out(lambda _: left.pop() if left else None, lambda number, answer: told.update({number: answer[0]}))
+        pids = {answer[1] for answer in crew.ask([1, 2, 3])}
+    assert told == {number: number * 2 for number in range(600)}
+    assert len(pids) == 3
+    assert os.getpid() not in pids
 
 
 @linux
-def test_the_first_piece_starts_first_and_a_long_one_holds_up_nobody(tmp_path: Path, forkable: None) -> None:
-    def work(number: int) -> bool:
+def test_a_long_one_holds_up_nobody_and_each_is_offered_what_is_his(tmp_path: Path, forkable: None) -> None:
+    def answer(number: int) -> int:
         while number == 9 and len(list(tmp_path.iterdir())) < 9:  # until the other child has done all the rest
             time.sleep(0.01)
         (tmp_path / str(number)).touch()
-        return True
+        return os.getpid()
 
     order: list[int] = []
-    workers.run([9, *range(9)], 2, work, lambda number, *_: order.append(number))
-    assert order[-1] == 9
-    assert order[:9] == list(range(9))
+    left = [*range(8, -1, -1), 9]
+    by: dict[int, set[int]] = {}
+    given: dict[int, int] = {}
+
+    def choose(member: int) -> int | None:
+        if left:
+            given[left[-1]] = member
+        return left.pop() if left else None
+
+    def done(number: int, pid: int) -> None:
+        order.append(number)
+        by.setdefault(given[number], set()).add(pid)
+
+    with workers.Crew(2, answer) as crew:
+        crew.hand_out(choose, done)
+    assert order == [*range(9), 9]
+    assert sorted(map(len, by.values())) == [1, 1], "a number means one child"
 
 
 @linux
+def test_what_is_large_goes_both_ways(forkable: None) -> None:
+    text = "ö" * 3_000_000
+    with workers.Crew(2, lambda question: question[::-1]) as crew:
+        assert crew.ask([text + "1", text + "2"]) == ["1" + text, "2" + text]
+
+
+@linux
+def test_a_child_remembers(forkable: None) -> None:
+    seen: list[int] = []
+
+    def answer(number: int) -> list[int]:
+        seen.append(number)
+        return seen
+
+    with workers.Crew(2, answer) as crew:
+        crew.ask([1, 2])
+        assert crew.ask([3, 4]) == [[1, 3], [2, 4]]
+    assert seen == []
+
+
+@linux
+@pytest.mark.parametrize("way", ["asked", "handed out"])
 @pytest.mark.parametrize("how", ["killed", "raised", "exited"])
-def test_a_child_that_fails_is_an_error_and_leaves_nobody(how: str, forkable: None) -> None:
-    def work(number: int) -> bool:
-        if number == 5:
+def test_a_child_that_fails_is_an_error_and_leaves_nobody(how: str, way: str, forkable: None) -> None:
+    def answer(number: int) -> bool:
+        if number == 1:
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "exited":
@@ -148,47 +198,71 @@ def test_a_child_that_fails_is_an_error_and_leaves_nobody(how: str, forkable: No
             raise ValueError("no")
         return True
 
-    with pytest.raises(workers.WorkerError):
-        workers.run(range(10), 2, work, lambda *_: None)
+    said = {"killed": "signal 9", "exited": "exit status 3", "raised": "exit status 1"}[how]
+    left = list(range(10))
+
+    def try_it() -> None:
+        with workers.Crew(2, answer) as crew:
+            if way == "asked":
+                crew.ask([0, 1])
+            else:
+                crew.hand_out(lambda _: left.pop() if left else None, lambda *_: None)
+
+    with pytest.raises(workers.WorkerError, match=said):
+        try_it()
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
 
 @linux
-@pytest.mark.parametrize("how", ["well", "raises", "killed", "silent"])
-def test_shares_are_answered_by_all_and_a_childs_failure_is_made_good(forkable: None, how: str) -> None:
-    here = os.getpid()
+def test_an_error_that_is_meant_for_the_asker_is_raised_there_and_ends_nobody(forkable: None) -> None:
+    def answer(number: int) -> int:
+        if number:
+            raise KeyError(f"no {number}")
+        return os.getpid()
 
-    def work(piece: str) -> tuple[str, bool]:
-        if os.getpid() != here and piece == "b":
-            if how == "raises":
-                raise ValueError("no")
-            if how == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if how == "silent":
-                os._exit(0)
-        return piece * 2, os.getpid() == here
+    with workers.Crew(1, answer, (KeyError,)) as crew:
+        (before,) = crew.ask([0])
+        with pytest.raises(KeyError, match="no 7"):
+            crew.ask([7])
+        assert crew.ask([0]) == [before]
 
-    found = workers.share_out(list("abcdefg"), 3, work)
-    assert list(found) == list("abcdefg")
-    assert all(answer[0] == piece * 2 for piece, answer in found.items())
-    done_here = {piece for piece, answer in found.items() if answer[1]}
-    assert done_here == (set("adg") if how == "well" else set("adgbe"))
+
+@linux
+def test_a_busy_child_is_ended_with_its_crew(forkable: None) -> None:
+    def done(*_: object) -> None:
+        raise RuntimeError("enough")
+
+    def try_it() -> None:
+        left = [0, 600]
+        with workers.Crew(2, time.sleep) as crew:
+            crew.hand_out(lambda _: left.pop() if left else None, done)
+
+    with pytest.raises(RuntimeError, match="enough"):
+        try_it()
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
 
 @linux
-def test_what_fails_here_too_is_raised_and_no_child_stays(forkable: None) -> None:
-    def work(piece: str) -> str:
-        if piece == "b":
-            raise ValueError("no")
-        return piece
+def test_where_no_more_can_be_forked_those_there_are_do_it(forkable: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, most = os.fork, 2
 
-    with pytest.raises(ValueError, match="no"):
-        workers.share_out(list("abcd"), 2, work)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    def fork() -> int:
+        nonlocal most
+        most -= 1
+        if most < 0:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return own()
+
+    monkeypatch.setattr(os, "fork", fork)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with workers.Crew(5, lambda _: os.getpid()) as crew:
+        assert crew.size == 2
+        assert len(set(crew.ask([0, 0]))) == 2
+    with workers.Crew(5, lambda _: os.getpid()) as crew:
+        assert crew.ask([0]) == [os.getpid()]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @linux
@@ -197,13 +271,16 @@ def test_with_a_second_thread_nothing_is_forked() -> None:
     thread = threading.Thread(target=end.wait)
     thread.start()
     try:
-        pids: list[int] = []
-        workers.run(range(3), 2, lambda _: not pids.append(os.getpid()), lambda *_: None)
-        workers.share_out("ab", 2, lambda _: pids.append(os.getpid()))
+        told: list[int] = []
+        with workers.Crew(2, lambda _: os.getpid()) as crew:
+            assert crew.size == 1
+            left = list(range(3))
+            crew.hand_out(lambda _: left.pop() if left else None, lambda _, pid: told.append(pid))
+            told += crew.ask([0])
     finally:
         end.set()
         thread.join()
-    assert pids == [os.getpid()] * 5
+    assert told == [os.getpid()] * 4
 
 
 SOURCES = {
@@ -260,4 +337,4 @@ def test_the_installed_tvm_is_known() -> None:
     done = subprocess.run(
         [sys.executable, "-P", kernels.SELF_CHECK], capture_output=True, text=True, check=True, cwd="/"
     )
-    assert done.stdout == '{"mismatch": "", "parser": ""}\n'
+    assert done.stdout == '{"mismatch": "", "lowering": "", "parser": ""}\n'

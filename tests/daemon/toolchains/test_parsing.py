@@ -39,6 +39,53 @@ def test_a_models_functions_are_the_same_with_their_source_positions(tmp_path: P
     assert all(found == [] for found in said.values()), said
 
 
+SCRIPTS = [
+    "x, y = (A[0], A[1])\nx, y = (y, x)\nA[0], A[1] = (x, y)",
+    "t = T.meta_var((A[0], A[1]))\nA[0], A[1] = (A[1], A[0])",
+    "A[0] = A[(*(1,),)[0]] + T.max(*(A[0], A[1]))",
+    "A[(lambda q: q + 1)(0)] = 1\nfor i in T.serial(sum([1, 2])):\n    A[i] = T.Select(i < 1, 1, -1)",
+    "A[0] = T.int32(1)\nA[1] = T.int32(True)\nA[2] = T.int32(-1)\nA[3] = T.int32(0x10)",
+    "while A[0] < 3:\n    A[0] += 1\n    A[1] -= 2",
+    "if A[0] == 1 and A[1] > 2 or not A[2] < 3:\n    A[0] = T.if_then_else(A[1] < 2, 1, 2)",
+    "assert A[0] > 1, 'it must be'",
+    "A[0] = 1 if SIDE > 3 else nowhere\nA[2] = 7 if 'x' else 8",
+    "T.evaluate(T.call_extern('int32', 'n' + f'{SIDE}'))",
+    "for i, j in T.grid(SIDE, SIDE):\n    A[i] = A[j]",
+    "A[0] = T.int32(len([n for n in range(SIDE)]))",
+    "A[0] = nowhere",
+    "A[0] = T.nowhere(1)", "A[0] = thing.raises", "A[0, 0, 0] = 1", "A[1 // 0] = 1", "A[0] = A[1] = 3",
+    "thing.size += 1", "for q in A[0]:\n    A[0] = q", "del A[0]", "A[0:2] = A[1:3] @ 2",
+    "A[0] = T.int32(1, 2, 3, bogus=4)",
+    "A[SIDE.size] = 1", "A[0] = 'text'", "B = T.match_buffer(a, (SIDE,), dtype='float32', bogus=1)", "A[0] = len(SIDE)",
+]  # fmt: skip
+
+
+def test_scripts_whole_and_broken_end_as_they_do_with_tvms_own_parser(tmp_path: Path) -> None:
+    lines = [
+        "from tvm.script import tirx as T",
+        "SIDE = 4",
+        "class Thing:\n    size = 3\n    @property\n    def raises(self):\n        raise KeyError('raised')",
+        "thing = Thing()",
+    ]
+    for number, body in enumerate(SCRIPTS):
+        inner = "".join(f"        {line}\n" for line in body.splitlines())
+        lines.append(
+            f"def script_{number}():\n    @T.prim_func(s_tir=True)\n    def f(a: T.handle):\n"
+            f"        A = T.match_buffer(a, (SIDE,), 'int32')\n{inner}    return f\n"
+        )
+    (tmp_path / "scripts.py").write_text("\n".join(lines))
+    script = Path(__file__).with_name("parsing_scripts.py")
+    done = subprocess.run(
+        [sys.executable, "-P", script, tmp_path], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout)
+    assert said["differ"] == []
+    errors = [found for found in said["own"].values() if not found.startswith("#")]
+    assert len(errors) > 10, "these are broken"
+    assert len(said["own"]) - len(errors) > 8, "and these are not"
+
+
 @pytest.fixture
 def parsers(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, Any]:
     """TVM's evaluator and trees, and our room; nothing is put in its place."""
@@ -86,6 +133,26 @@ def test_values_and_errors_are_those_of_tvms_evaluator(parsers: tuple[Any, Any, 
             assert outcome(ours, tree) == outcome(evaluator._eval_expr, tree), text
     tree = trees.parse("1 + 1", mode="eval")
     assert ours(tree, None) == 2, "a whole expression, without names"
+
+
+def test_what_is_no_value_is_left_to_tvms_evaluator(parsers: tuple[Any, Any, Any]) -> None:
+    evaluator, trees, parsing = parsers
+    ours = parsing.evaluation(evaluator, trees)
+    loaded = trees.parse("row[0]", mode="eval").body
+    assert ours(loaded, NAMES) == 1
+    for text in ("row[0] = 1", "a = 1", "thing.size = 1", "a, b = 1, 2"):
+        (target,) = trees.parse(text).body[0].targets
+        said = outcome(ours, target)
+        assert said == outcome(evaluator._eval_expr, target)
+        assert "must have Load context" in said
+
+
+def test_a_node_that_we_stumble_over_is_left_to_tvms_evaluator(parsers: tuple[Any, Any, Any]) -> None:
+    evaluator, trees, parsing = parsers
+    ours = parsing.evaluation(evaluator, trees)
+    tree = trees.parse("thing(1)", mode="eval").body
+    tree.keywords = None
+    assert outcome(ours, tree) == outcome(evaluator._eval_expr, tree)
 
 
 def test_trees_are_copied_as_tvm_does(parsers: tuple[Any, Any, Any]) -> None:

@@ -44,8 +44,10 @@ class KernelReport:
         way: Empty where it never came to code generation.
     """
 
+    taken: tuple[str, ...] = ()
     way: Literal["", "kernels", "plain"] = ""
     why: str = ""
+    lowered: int = 0
     kernels: int = 0
     reused: tuple[str, ...] = ()
     made: tuple[str, ...] = ()

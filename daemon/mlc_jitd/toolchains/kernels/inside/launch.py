@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
+
+    from mlc_jitd_kernels.apart import Settings
+    from mlc_jitd_kernels.report import Report
 
 HERE = str(Path(__file__).resolve().parent)
 NAMELESS = {
@@ -70,41 +74,63 @@ def _take_over(given: argparse.Namespace) -> None:
         from mlc_jitd_kernels.report import Report
 
         report = Report()
-        why = selfcheck.mismatch()
-        if not why:
-            try:
-                from mlc_jitd_kernels import cuda, hook
-
-                settings = hook.Settings(given.store, given.new, given.identity, given.workers, given.device_identity)
-                hook.install(settings, report)
-                cuda.install(settings, report)
-            except Exception:  # noqa: BLE001 - never worse than without
-                traceback.print_exc()
-                report.failures += 1
-                why = "it can't be taken over, see above"
+        why = selfcheck.mismatch() or _stand_in(report, "kernels", lambda: _generate(given, report, selfcheck))
         if why:
             report.plain(why)
-            report.write(given.new)
         else:
-            _speed_up_parser(selfcheck)
+            _stand_in(report, "nvcc", lambda: _ask_nvcc(given, report))
+            unknown = selfcheck.mismatch(selfcheck.PARSER) or _stand_in(report, "parser", _parse)
+            if unknown:
+                line(f"scripts are parsed TVM's own way: {unknown}")
+        report.write(given.new)  # whatever ends this process, something of ours was in place
     finally:
         sys.path.remove(HERE)
 
 
-def _speed_up_parser(selfcheck: ModuleType) -> None:
-    """TVM's script parser, where it is a known one."""
-    from mlc_jitd_kernels.report import line
+def _stand_in(report: Report, what: str, install: Callable[[], None]) -> str:
+    """Put something in its place, and note it; why not, empty if it is there."""
+    try:
+        install()
+    except Exception:  # noqa: BLE001 - never worse than without
+        traceback.print_exc()
+        report.failures += 1
+        return "it can't be taken over, see above"
+    report.taken.append(what)
+    return ""
 
-    why = selfcheck.mismatch(selfcheck.PARSER)
-    if not why:
-        try:
-            from mlc_jitd_kernels import parsing
 
-            parsing.install()
-        except Exception as error:  # noqa: BLE001 - never worse than without
-            why = f"{type(error).__name__}: {error}"
-    if why:
-        line(f"scripts are parsed TVM's own way: {why}")
+def _generate(given: argparse.Namespace, report: Report, selfcheck: ModuleType) -> None:
+    from mlc_jitd_kernels import hook
+
+    unknown = selfcheck.mismatch(selfcheck.LOWERING)
+    if unknown:
+        line(f"kernels are lowered by one process: {unknown}")
+    hook.install(_settings(given), report, lower=not unknown)
+
+
+def _ask_nvcc(given: argparse.Namespace, report: Report) -> None:
+    from mlc_jitd_kernels import cuda
+
+    cuda.install(_settings(given), report)
+
+
+def _parse() -> None:
+    from mlc_jitd_kernels import parsing
+
+    parsing.install()
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    from mlc_jitd_kernels.apart import Settings
+
+    return Settings(given.store, given.new, given.identity, given.workers, given.device_identity)
+
+
+def line(text: str) -> None:
+    """One line of the log."""
+    from mlc_jitd_kernels import report
+
+    report.line(text)
 
 
 if __name__ == "__main__":

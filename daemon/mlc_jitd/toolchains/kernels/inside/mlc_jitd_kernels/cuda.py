@@ -1,7 +1,8 @@
 """nvcc's answers, kept by what it was asked: the source, the whole command line, its build and its variables.
 
 In the place of `subprocess.Popen` in `tvm.support.nvcc`, whatever calls that: TVM's own callback, or mlc_llm's, with
-its list of architectures. A command line of another shape than `nvcc … -o RESULT SOURCE` is none of ours, and runs.
+its list of architectures. A command line of another shape than `nvcc … -o RESULT SOURCE`, with an option that is not
+known here, or with a source that could include more than nvcc's own headers, is none of ours, and runs.
 """
 
 # ruff: noqa: PTH118, PTH123
@@ -11,6 +12,8 @@ import hashlib
 import importlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,13 +22,26 @@ from . import objects
 from .report import line
 
 if TYPE_CHECKING:
-    from .hook import Settings
+    from .apart import Settings
     from .report import Report
 
 FORMAT = 1
 SYMBOL = "cuda"
-VARIABLES = ("NVCC_", "CPATH", "CPLUS_INCLUDE_PATH", "C_INCLUDE_PATH")
-"""Beginnings of the names of what nvcc and its preprocessor read of their own accord."""
+VARIABLES = ("NVCC_",)
+"""Beginnings of the names of what nvcc reads of its own accord."""
+
+FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
+FOLDERS = ("CPATH", "CPLUS_INCLUDE_PATH", "C_INCLUDE_PATH")
+"""Variables with folders of headers."""
+
+KNOWN_WORD = re.compile(
+    r"--(fatbin|cubin|ptx)|-O[0-3]|-g|-G|-w|-lineinfo|-std=c\+\+\d\d|-arch(=sm_\w+)?|sm_\w+|-gencode(=arch=[\w,=]+)?"
+    r"|arch=[\w,=\[\]]+|--?use_fast_math|-(f|p)[a-z-]+=(true|false)|--expt-[a-z-]+|(-Xptxas|--ptxas-options)(=.*)?|-[DU]\w+(=\w*)?"
+)
+"""Words of a command line that name no file but what is in the key."""
+
+FOREIGN_HEADER = re.compile(rb"^\s*#\s*include\b(?!\s*<[\w./+-]+>)|__has_include|#\s*embed", re.MULTILINE)
+"""What brings in a file that is not nvcc's own: by a path, a quoted name, or a macro."""
 
 
 def install(settings: Settings, report: Report) -> None:
@@ -53,13 +69,18 @@ class _Subprocess:
         source, result = asked
         try:
             key = self._key(command, source, result)
+        except OSError:
+            key = ""
+        if not key:
+            return subprocess.Popen(command, *args, **kwargs)
+        try:
             path = os.path.join(self._settings.store, key[:2], key)
             kernel = objects.read(path, key, (SYMBOL,))
             with open(result, "wb") as file:
                 file.write(kernel.data)
-        except FileNotFoundError:
-            pass
-        except (objects.DamagedKernelError, OSError) as error:
+        except OSError:
+            pass  # it is not known, can't be read, or there is no room for it: nvcc says the rest
+        except objects.DamagedKernelError as error:
             self._report.damaged.append(key)
             line(f"{key[:12]} is compiled anew: {error}")
         else:
@@ -71,8 +92,12 @@ class _Subprocess:
         return _Asking(subprocess.Popen(command, *args, **kwargs), lambda seconds: self._keep(key, result, seconds))
 
     def _key(self, command: list[str], source: str, result: str) -> str:
+        """Empty where the source does not say all."""
         with open(source, "rb") as file:
-            text = hashlib.sha256(file.read()).hexdigest()
+            content = file.read()
+        if FOREIGN_HEADER.search(content):
+            return ""
+        text = hashlib.sha256(content).hexdigest()
         facts = {
             "format": FORMAT,
             "toolchain": self._settings.device_identity,
@@ -99,9 +124,16 @@ class _Subprocess:
 
 def _asked(command: Any) -> tuple[str, str] | None:
     """Source and result of a command line that is nvcc's and has nothing unusual; else None."""
-    if not isinstance(command, list) or len(command) < 4 or command[0] != "nvcc" or "-rdc=true" in command:  # noqa: PLR2004
+    if not isinstance(command, list) or len(command) < 4 or command[0] != "nvcc":  # noqa: PLR2004
         return None
-    if any(word.startswith("--keep") for word in command) or command.count("-o") != 1 or command[-3] != "-o":
+    if command[-3] != "-o" or any(os.environ.get(name) for name in FOLDERS):
+        return None
+    words = command[1:-3]
+    try:
+        words += [word for name in FLAGS for word in shlex.split(os.environ.get(name, ""))]
+    except ValueError:
+        return None
+    if not all(isinstance(word, str) and KNOWN_WORD.fullmatch(word) for word in words):
         return None
     return command[-1], command[-2]
 

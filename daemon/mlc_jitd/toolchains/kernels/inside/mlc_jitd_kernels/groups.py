@@ -4,8 +4,9 @@ A function belongs to the same group as every other one that its text names: wha
 in its module, and LLVM may inline a public one. A text that names a function by accident only makes a group larger.
 
 An LLVM module costs some 16 ms of its own, more than a light function does (a reshape, a shape function). So light
-groups share modules: those of one name and a number each have one, the others a few by their names, which stay when
-others come or go. What changes with an override is mostly functions of shapes, and these are all in one.
+groups share modules, up to a weight: by the digests of their names, first of the name without a number, halved until
+they are light enough. One that comes or goes concerns one module, or the two that it is split into. What changes with
+an override is mostly functions of shapes, and these share with nobody else.
 """
 
 from __future__ import annotations
@@ -49,11 +50,14 @@ def groups(names: Mapping[str, frozenset[str]], aliases: Mapping[str, str]) -> l
 LIGHT = 800
 """The weight below which a group shares its module: some 50 ms of code generation, a third of it the module's own."""
 
+MODULE = 4 * LIGHT
+"""The weight that a shared module may have, unless it is one group: as a heavy kernel, so that none waits for it."""
+
 ALONE = "shape_func"
 """What TVM calls functions of shapes. They are what another override changes, so they share with nobody else."""
 
-SHARED = 4
-"""Modules for light groups that have no numbered fellows."""
+UNITS = 3
+"""How many bits of a family's digest say where it is lowered."""
 
 
 def bundles(found: Sequence[tuple[str, ...]], weights: Mapping[str, int]) -> list[tuple[str, ...]]:
@@ -63,20 +67,41 @@ def bundles(found: Sequence[tuple[str, ...]], weights: Mapping[str, int]) -> lis
         found: From `groups`.
         weights: Of each function.
     """
-    heavy: list[tuple[str, ...]] = []
-    families: dict[str, list[tuple[str, ...]]] = {}
+    heavy, light, shapes = [], [], []
     for group in found:
         if sum(weights[name] for name in group) >= LIGHT:
             heavy.append(group)
         else:
-            families.setdefault(group[0].rstrip("0123456789"), []).append(group)
-    light: dict[str | int, list[str]] = {}
-    for family, members in families.items():
-        place = family if len(members) > 1 or family == ALONE else hashlib.sha256(family.encode()).digest()[0] % SHARED
-        light.setdefault(place, []).extend(name for group in members for name in group)
-    return heavy + [tuple(sorted(names)) for names in light.values()]
+            (shapes if _family(group[0]) == ALONE else light).append(group)
+
+    def split(some: list[tuple[str, ...]], depth: int) -> list[tuple[str, ...]]:
+        names = [name for group in some for name in group]
+        if len(some) <= 1 or sum(weights[name] for name in names) <= MODULE:
+            return [tuple(sorted(names))] if some else []
+        halves: tuple[list[tuple[str, ...]], ...] = ([], [])
+        for group in some:
+            halves[_bit(group[0], depth)].append(group)
+        return split(halves[0], depth + 1) + split(halves[1], depth + 1)
+
+    return heavy + split(shapes, 0) + split(light, 0)
 
 
-def heaviest_first(weights: Mapping[int, float]) -> list[int]:
-    """Indices in the order in which they are to start: the longest one first, so that none starts last alone."""
-    return sorted(weights, key=lambda index: (-weights[index], index))
+def units(names: Sequence[str]) -> list[list[str]]:
+    """Which functions are lowered by the same process: mostly those that share a module, if they are light."""
+    found: dict[str | int, list[str]] = {}
+    for name in names:
+        family = _family(name)
+        place = family if family == ALONE else sum(_bit(name, depth) << depth for depth in range(UNITS))
+        found.setdefault(place, []).append(name)
+    return list(found.values())
+
+
+def _family(name: str) -> str:
+    return name.rstrip("0123456789")
+
+
+def _bit(name: str, depth: int) -> int:
+    """The n-th bit of what says where a name belongs: first of its family's digest, then of its own."""
+    family, own = (hashlib.sha256(text.encode()).digest() for text in (_family(name), name))
+    digest = family[:1] + own
+    return digest[depth // 8 % len(digest)] >> (depth % 8) & 1

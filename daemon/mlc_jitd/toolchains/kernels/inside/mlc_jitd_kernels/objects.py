@@ -12,6 +12,7 @@ The daemon imports this module too. What does not belong here: where such files 
 # ruff: noqa: PTH104, PTH108, PTH123 - plain calls: this is read in a process that is forked
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,9 @@ from dataclasses import dataclass
 MAGIC = b"mlc-jitd kernel 1\n"
 LONGEST_HEADER = 1 << 20
 MOST_BYTES = 1 << 30
+LONGEST_SECONDS = 30 * 86400.0
+NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.EACCES)
+"""What opening says of a thing that is no kernel; anything else (no descriptors, a bad disk) says nothing of it."""
 NAME = re.compile(r"[0-9a-f]{64}", re.ASCII)
 """What a kernel's key, and so its file, is called."""
 
@@ -99,12 +103,12 @@ def read(path: str, key: str, wanted: tuple[str, ...] | None = None) -> Kernel:
         facts = json.loads(payload[len(MAGIC) : end])
         symbols, seconds, digest = tuple(facts["symbols"]), float(facts["seconds"]), facts["sha256"]
         found, size = facts["key"], facts["size"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedKernelError(f"its header can't be read: {type(error).__name__}") from error
     data = payload[end + 1 :]
     if found != key:
         raise DamagedKernelError("it is another kernel")
-    if not all(isinstance(name, str) for name in symbols) or not seconds >= 0:
+    if not all(isinstance(name, str) for name in symbols) or not 0 <= seconds <= LONGEST_SECONDS:
         raise DamagedKernelError("its header means nothing")
     if wanted is not None and symbols != wanted:
         raise DamagedKernelError("it has other functions")
@@ -116,10 +120,10 @@ def read(path: str, key: str, wanted: tuple[str, ...] | None = None) -> Kernel:
 def _bytes(path: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise
     except OSError as error:
-        raise DamagedKernelError(f"it can't be opened: {error.strerror}") from error
+        if error.errno in NO_FILE:
+            raise DamagedKernelError(f"it can't be opened: {error.strerror}") from error
+        raise
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):

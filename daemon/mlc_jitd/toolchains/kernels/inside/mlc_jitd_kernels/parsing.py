@@ -59,14 +59,14 @@ def install() -> None:
 def evaluation(evaluator: Any, trees: Any) -> Callable[[Any, dict[str, Any] | None], Any]:
     """A function in the place of the evaluator's `_eval_expr(node, names)`."""
     own = evaluator._eval_expr  # noqa: SLF001
-    form, name, constant = _forms(trees.doc), trees.doc.Name, trees.doc.Constant
+    form, name, constant, load = _forms(trees.doc), trees.doc.Name, trees.doc.Constant, trees.doc.Load
     compiled: dict[Any, types.CodeType] = {}
 
     def evaluate(node: Any, names: dict[str, Any] | None) -> Any:
         kind = node.__class__
         if names is None:
             return own(node, names)
-        if kind is name:
+        if kind is name and node.ctx.__class__ is load:
             value = names.get(node.id, _NOTHING)
             if value is not _NOTHING:
                 return value
@@ -74,12 +74,12 @@ def evaluation(evaluator: Any, trees: Any) -> Callable[[Any, dict[str, Any] | No
             return node.value
         try:
             key = form(node)
-        except _UnknownFormError:
+            code = compiled.get(key)
+            if code is None:
+                tree = ast.fix_missing_locations(ast.Expression(body=trees.from_doc(node)))
+                code = compiled[key] = compile(tree, filename="<ast>", mode="eval", dont_inherit=True)
+        except Exception:  # noqa: BLE001 - an unknown form; what TVM says to it is TVM's
             return own(node, names)
-        code = compiled.get(key)
-        if code is None:
-            tree = ast.fix_missing_locations(ast.Expression(body=trees.from_doc(node)))
-            code = compiled[key] = compile(tree, filename="<ast>", mode="eval", dont_inherit=True)
         return eval(code, names)  # noqa: S307 - in a frame with these names, which TVM's macros look for
 
     return evaluate
@@ -88,9 +88,12 @@ def evaluation(evaluator: Any, trees: Any) -> Callable[[Any, dict[str, Any] | No
 def _forms(doc: Any) -> Callable[[Any], Any]:
     """A function that tells two expressions apart wherever their code would differ; source positions do not count."""
     call, attribute, subscript, sequences = doc.Call, doc.Attribute, doc.Subscript, (doc.Tuple, doc.List)
+    load, places = doc.Load, {doc.Name, attribute, subscript, *sequences}
 
     def form(node: Any) -> Any:
         kind = node.__class__
+        if kind in places and node.ctx.__class__ is not load:
+            raise _UnknownFormError  # a target, which has no value
         if kind is doc.Name:
             return node.id
         if kind is doc.Constant:  # 1, 1.0 and True are equal, and three; so are 0.0 and -0.0 two
@@ -131,7 +134,18 @@ def copier(trees: Any) -> Callable[[Any], Any]:
         made, fields = plan
         return made(**{field: copy(getattr(node, field, None)) for field in fields})
 
-    return copy
+    failed = False
+
+    def to_doc(node: Any) -> Any:
+        nonlocal failed
+        if not failed:
+            try:
+                return copy(node)
+            except Exception:  # noqa: BLE001 - what TVM says to it is TVM's
+                failed = True
+        return own(node)
+
+    return to_doc
 
 
 class _Inspect(types.ModuleType):

@@ -14,7 +14,9 @@ class Report:
     """Counts of one compile.
 
     Attributes:
+        taken: What stands in TVM's places: ``kernels`` (with lowering), ``nvcc``, ``parser``.
         way: ``kernels``; ``plain`` where TVM's own step did it, and then ``why``.
+        lowered: Functions that were lowered apart.
         kernels: Groups of functions.
         reused: Keys taken from the store.
         made: Keys compiled.
@@ -29,8 +31,10 @@ class Report:
     """
 
     def __init__(self) -> None:
+        self.taken: list[str] = []
         self.way = ""
         self.why = ""
+        self.lowered = 0
         self.kernels = 0
         self.reused: list[str] = []
         self.made: list[str] = []
@@ -47,6 +51,7 @@ class Report:
         """TVM's own step does it; said once."""
         if self.way != "plain":
             self.way, self.why = "plain", why
+            self.reused, self.saved, self.lowered = [], 0.0, 0
             line(f"plain: {why}")
 
     def write(self, folder: str) -> None:

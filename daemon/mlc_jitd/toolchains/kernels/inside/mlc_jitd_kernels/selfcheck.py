@@ -1,4 +1,4 @@
-"""Is this TVM one whose code generation, and whose script parser, are known? By the text of what is relied on.
+"""Is this TVM one whose code generation, lowering and script parser are known? By the text of what is relied on.
 
 Reads sources and imports nothing, so that ``mlc-jit doctor`` can ask too: ``python -P selfcheck.py`` prints JSON.
 """
@@ -29,6 +29,22 @@ CODE_GENERATION: Known = {
     },
 }
 """Of apache-tvm 0.26 and 0.27."""
+
+LOWERING: Known = {
+    "tirx/build.py": {
+        "build": frozenset({"1e64b882e03694de"}),
+        "split_host_device_mods": frozenset({"d2738962fee7336c", "d9fd8610185e87ab"}),
+    },
+    "tirx/compilation_pipeline.py": {
+        "get_tir_pipeline": frozenset({"1c7943a92520f0e3"}),
+        "get_default_tir_pipeline": frozenset({"e4daa5dcf48c9608"}),
+    },
+    "s_tir/pipeline.py": {
+        "default_s_tir_pipeline": frozenset({"0559a3281459db37", "cc81d34b162c2cd8"}),
+        "finalize_host_passes": frozenset({"50a40462fdad8113"}),
+    },
+}
+"""Likewise; where there are two, of 0.26 and of 0.27."""
 
 PARSER: Known = {
     "script/parser/core/evaluator.py": {
@@ -92,10 +108,20 @@ def digests(source: str, wanted: tuple[str, ...]) -> dict[str, str]:
         for node in body:
             if isinstance(node, ast.ClassDef):
                 scopes.append((f"{prefix}{node.name}.", node.body))
-            elif isinstance(node, ast.FunctionDef) and prefix + node.name in wanted:
-                text = "\n".join(lines[node.lineno - 1 : node.end_lineno])
-                found[prefix + node.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+            for name in _bound(node):
+                if prefix + name in wanted:
+                    first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+                    text = found.get(prefix + name, "") + "\n".join(lines[first - 1 : node.end_lineno])
+                    found[prefix + name] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return found
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    """The names that a statement gives a meaning to: a function's own, and those that are assigned."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _version(package: str) -> str:
@@ -108,4 +134,4 @@ def _version(package: str) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"mismatch": mismatch(), "parser": mismatch(PARSER)}))
+    print(json.dumps({"mismatch": mismatch(), "lowering": mismatch(LOWERING), "parser": mismatch(PARSER)}))

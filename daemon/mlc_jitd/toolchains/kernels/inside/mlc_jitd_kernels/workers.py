@@ -1,7 +1,8 @@
-"""Forked children of a compile that take one piece of work after the other; or this process, where it can't be forked.
+"""Forked children of a compile that answer questions; or this process, where it can't be forked.
 
-The pieces' numbers stand in a pipe that all children read, heaviest first; each end of one is told on a second pipe. A
-child ends with its parent, and belongs to the job's process tree like any other.
+Each child has a socket of its own: a question comes as JSON with its length before it, and so goes the answer. What a
+child was asked before stays in its memory, so that it can be asked for more of it. It ends with its parent, and belongs
+to the job's process tree like any other.
 """
 
 # ruff: noqa: PTH115, PTH208
@@ -12,22 +13,21 @@ import ctypes
 import gc
 import json
 import os
+import select
 import signal
+import socket
 import struct
 import sys
-import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Self
 
 GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
 _PR_SET_PDEATHSIG = 1
-_NUMBER = struct.Struct("<I")
-_DONE = struct.Struct("<I?d")
-_CHUNK = 1024
-"""Numbers written at once: less than any pipe holds."""
+_LENGTH = struct.Struct("<Q")
 
 
 class WorkerError(Exception):
@@ -48,83 +48,164 @@ def unforkable() -> str:
     return ""
 
 
-def run(
-    order: Sequence[int], workers: int, work: Callable[[int], bool], done: Callable[[int, bool, float], None]
-) -> None:
-    """Do every piece once.
+class Crew:
+    """Some children, or this process alone. To be used in a ``with``: at its end no child is left.
 
     Args:
-        order: The pieces' numbers, in the order in which they are to start.
-        workers: How many at a time.
-        work: Does one; what it returns is passed on. Called in a child.
-        done: Told number, result and processor seconds of each piece that ended, here.
-
-    Raises:
-        WorkerError: A child died, or said that it failed; its output says why.
+        size: How many children.
+        answer: Asked in a child; takes and gives what JSON can hold.
+        passed: Exceptions of ``answer`` that are raised here as well, with their text. Any other one ends the child.
     """
-    if unforkable():
-        for number in order:
-            began = time.process_time()
-            done(number, work(number), time.process_time() - began)
-        return
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    for start in range(0, len(order), _CHUNK):
-        _fork(order[start : start + _CHUNK], workers, work, done)
 
+    def __init__(self, size: int, answer: Callable[[Any], Any], passed: tuple[type[Exception], ...] = ()) -> None:
+        self._answer = answer
+        self._passed = {kind.__name__: kind for kind in passed}
+        self._children: list[tuple[int, socket.socket]] = []
+        if not unforkable():
+            self.grow(size)
 
-def share_out(pieces: Sequence[str], workers: int, work: Callable[[str], Any]) -> dict[str, Any]:
-    """Ask for something about every piece, each process a share of them, this one too.
+    def grow(self, size: int) -> None:
+        """Have at least so many children; fewer where no more can be forked."""
+        if size <= len(self._children):
+            return
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        gc.freeze()
+        try:
+            while len(self._children) < size:
+                self._fork()
+        except OSError:
+            return  # of processes or descriptors there are no more: those there are do it
+        except BaseException:
+            self.close()
+            raise
 
-    Args:
-        pieces: What to ask about.
-        workers: Processes at a time, with this one.
-        work: Answers with something that JSON can hold. What a child can't answer is asked again here.
+    def __enter__(self) -> Self:
+        return self
 
-    Returns:
-        The answers, by piece.
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    Raises:
-        Exception: Whatever ``work`` raises here.
-    """
-    shares = [pieces[number::workers] for number in range(workers)] if workers > 1 and not unforkable() else [pieces]
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    gc.freeze()
-    parent = os.getpid()
-    children: list[tuple[int, int]] = []
-    found: dict[str, Any] = {}
-    try:
-        for share in shares[1:]:
-            answers, answers_end = os.pipe()
+    @property
+    def size(self) -> int:
+        """How many there are to be asked."""
+        return len(self._children) or 1
+
+    def ask(self, questions: Sequence[Any]) -> list[Any]:
+        """Ask the first one the first question, and so on, all at the same time.
+
+        Raises:
+            WorkerError: A child died, or failed; its output says why.
+        """
+        if not self._children:
+            return [self._answer(question) for question in questions]
+        asked = self._children[: len(questions)]
+        for (pid, channel), question in zip(asked, questions, strict=True):
+            self._send(pid, channel, question)
+        return [self._answer_of(pid, channel) for pid, channel in asked]
+
+    def hand_out(self, choose: Callable[[int], Any], done: Callable[[Any, Any], None]) -> None:
+        """Keep all of them busy until there is nothing left.
+
+        Args:
+            choose: Gives the next question for one of them, by its number; None: there is none for it any more.
+            done: Told each question with its answer, here.
+
+        Raises:
+            WorkerError: As for `ask`.
+        """
+        if not self._children:
+            while (question := choose(0)) is not None:
+                done(question, self._answer(question))
+            return
+        waiting = select.poll()
+        busy: dict[int, tuple[int, Any]] = {}
+
+        def employ(number: int) -> None:
+            pid, channel = self._children[number]
+            question = choose(number)
+            if question is not None:
+                self._send(pid, channel, question)
+                waiting.register(channel, select.POLLIN)
+                busy[channel.fileno()] = number, question
+
+        for number in range(len(self._children)):
+            employ(number)
+        while busy:
+            for fd, _ in waiting.poll():
+                number, question = busy.pop(fd)
+                waiting.unregister(fd)
+                done(question, self._answer_of(*self._children[number]))
+                employ(number)
+
+    def close(self) -> None:
+        """End the children, whatever they are at."""
+        children, self._children = self._children, []
+        for pid, channel in children:
+            channel.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid, _ in children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+    def _fork(self) -> None:
+        ours, theirs = socket.socketpair()
+        parent = os.getpid()
+        try:
             pid = os.fork()
-            if pid == 0:
-                _answer(parent, answers_end, share, work)
-            os.close(answers_end)
-            children.append((pid, answers))
-        found |= {piece: work(piece) for piece in shares[0]}
-        for _, answers in children:
-            with open(answers, "rb", closefd=False) as file, contextlib.suppress(ValueError):
-                found |= json.load(file)
-    finally:
-        for _, answers in children:
-            os.close(answers)
-        _kill([pid for pid, _ in children])
-    return {piece: found[piece] if piece in found else work(piece) for piece in pieces}
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        if pid == 0:
+            self._live(parent, theirs)
+        theirs.close()
+        self._children.append((pid, ours))
 
+    def _live(self, parent: int, channel: socket.socket) -> NoReturn:
+        """The life of a child."""
+        try:
+            gc.disable()
+            _end_with(parent)
+            for _, other in self._children:
+                other.close()
+            while (question := _receive(channel)) is not None:
+                try:
+                    said = {"answer": self._answer(question)}
+                except tuple(self._passed.values()) as error:
+                    said = {"raised": type(error).__name__, "text": str(error)}
+                channel.sendall(_packed(said))
+        except BaseException:  # noqa: BLE001 - it must not return into the parent's code
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
 
-def _answer(parent: int, answers: int, share: Sequence[str], work: Callable[[str], Any]) -> None:
-    """The life of a child that was given a share. Whatever it fails at is done where it came from."""
-    try:
-        gc.disable()
-        _end_with(parent)
-        said = json.dumps({piece: work(piece) for piece in share}).encode()
-        with open(answers, "wb", closefd=False) as file:
-            file.write(said)
-    except Exception:  # noqa: BLE001, S110 - the parent meets it too
-        pass
-    finally:
-        os._exit(0)
+    def _send(self, pid: int, channel: socket.socket, question: Any) -> None:
+        try:
+            channel.sendall(_packed(question))
+        except OSError:
+            raise self._ended(pid) from None
+
+    def _answer_of(self, pid: int, channel: socket.socket) -> Any:
+        try:
+            said = _receive(channel)
+        except OSError:
+            said = None
+        if said is None:
+            raise self._ended(pid)
+        if "raised" in said:
+            raise self._passed[said["raised"]](said["text"])
+        return said["answer"]
+
+    def _ended(self, pid: int) -> WorkerError:
+        for child, channel in self._children:
+            if child == pid:
+                channel.close()
+        self._children = [child for child in self._children if child[0] != pid]
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return WorkerError(f"a child ended with {f'signal {-code}' if code < 0 else f'exit status {code}'}")
 
 
 def _end_with(parent: int) -> None:
@@ -134,82 +215,23 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
-def _fork(
-    order: Sequence[int], workers: int, work: Callable[[int], bool], done: Callable[[int, bool, float], None]
-) -> None:
-    queue, queue_end = os.pipe()
-    told, told_end = os.pipe()
-    os.write(queue_end, b"".join(map(_NUMBER.pack, order)))
-    os.close(queue_end)
-    gc.freeze()
-    parent = os.getpid()
-    children: list[int] = []
-    try:
-        try:
-            for _ in range(min(workers, len(order))):
-                pid = os.fork()
-                if pid == 0:
-                    _serve(parent, queue, told_end, work)
-                children.append(pid)
-        finally:
-            os.close(told_end)
-        ended = _listen(told, done)
-        _wait(children)
-    finally:
-        os.close(queue)
-        os.close(told)
-        _kill(children)
-    if ended != len(order):
-        raise WorkerError(f"{len(order) - ended} of {len(order)} pieces were not done")
+def _packed(value: Any) -> bytes:
+    text = json.dumps(value).encode()
+    return _LENGTH.pack(len(text)) + text
 
 
-def _serve(parent: int, queue: int, told: int, work: Callable[[int], bool]) -> None:
-    """The life of a child."""
-    status = 1
-    try:
-        gc.disable()
-        _end_with(parent)
-        while taken := os.read(queue, _NUMBER.size):
-            (number,) = _NUMBER.unpack(taken)
-            began = time.process_time()
-            result = work(number)
-            os.write(told, _DONE.pack(number, result, time.process_time() - began))
-        status = 0
-    except BaseException:  # noqa: BLE001 - it must not return into the parent's code
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
+def _receive(channel: socket.socket) -> Any:
+    """One message; None where the other end is gone."""
+    head = _exactly(channel, _LENGTH.size)
+    text = _exactly(channel, _LENGTH.unpack(head)[0]) if head else b""
+    return json.loads(text) if text else None
 
 
-def _listen(told: int, done: Callable[[int, bool, float], None]) -> int:
-    """Until the last child has closed its end; how many pieces ended."""
-    ended = 0
-    kept = b""
-    while chunk := os.read(told, 65536):
+def _exactly(channel: socket.socket, size: int) -> bytes:
+    kept = bytearray()
+    while len(kept) < size:
+        chunk = channel.recv(min(size - len(kept), 1 << 20))
+        if not chunk:
+            return b""
         kept += chunk
-        while len(kept) >= _DONE.size:
-            number, result, seconds = _DONE.unpack_from(kept)
-            kept = kept[_DONE.size :]
-            ended += 1
-            done(number, result, seconds)
-    return ended
-
-
-def _wait(children: list[int]) -> None:
-    bad = []
-    while children:
-        _, status = os.waitpid(children[-1], 0)
-        children.pop()
-        code = os.waitstatus_to_exitcode(status)
-        if code:
-            bad.append(f"signal {-code}" if code < 0 else f"exit status {code}")
-    if bad:
-        raise WorkerError(f"a child ended with {', '.join(bad)}")
-
-
-def _kill(children: list[int]) -> None:
-    """Those that are left because something went wrong here."""
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    return bytes(kept)
