@@ -47,11 +47,11 @@ def groups(names: Mapping[str, frozenset[str]], aliases: Mapping[str, str]) -> l
     return [tuple(sorted(each)) for each in found.values()]
 
 
-LIGHT = 800
+LIGHT = 900
 """The weight below which a group shares its module: some 50 ms of code generation, a third of it the module's own."""
 
-MODULE = 4 * LIGHT
-"""The weight that a shared module may have, unless it is one group: as a heavy kernel, so that none waits for it."""
+MODULE = 5 * LIGHT
+"""The weight that a shared module may have, unless it is one group: some two heavy kernels, so that none is waited for long."""
 
 ALONE = "shape_func"
 """What TVM calls functions of shapes. They are what another override changes, so they share with nobody else."""
