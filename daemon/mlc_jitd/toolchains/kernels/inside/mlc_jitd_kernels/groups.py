@@ -51,7 +51,7 @@ LIGHT = 900
 """The weight below which a group shares its module: some 50 ms of code generation, a third of it the module's own."""
 
 MODULE = 5 * LIGHT
-"""The weight that a shared module may have, unless it is one group: some two heavy kernels, so that none is waited for long."""
+"""The weight that a shared module may have, unless it is one group: as two heavy kernels, so none is waited for."""
 
 ALONE = "shape_func"
 """What TVM calls functions of shapes. They are what another override changes, so they share with nobody else."""
