@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import mmap
 import os
 import re
 import shutil
@@ -467,6 +468,23 @@ def test_an_archive_with_a_prefix_as_for_phones_computes_the_same(bench: Bench, 
     assert (found[0]["way"], found[1]["way"]) == ("", "kernels")
     assert found[0]["digest"] == found[1]["digest"]
     assert found[1]["objects"] == found[0]["objects"] + found[1]["kernels"]
+
+
+def test_an_llvm_of_the_system_is_in_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(kernels.LAUNCH.parent))
+    from mlc_jitd_kernels import keys, nodes
+
+    assert keys._foreign_llvm() == [], "TVM's wheels have theirs inside"
+    library = tmp_path / "libLLVM.so.22"
+    library.write_bytes(b"x" * 4096)
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 4096, access=mmap.ACCESS_READ):
+        ((path, size, _),) = before = keys._foreign_llvm()
+        assert (path, size) == (str(library), 4096)
+        os.utime(library, (1, 1))
+        assert keys._foreign_llvm() != before
+        library.unlink()
+        with pytest.raises(nodes.UnknownNodeError, match="not there any more"):
+            keys._foreign_llvm()
 
 
 def test_a_function_names_what_it_calls_and_not_what_its_messages_say(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,10 @@ def unfit() -> str:
             target = os.readlink(f"/proc/self/fd/{fd}")
             if target.startswith(GPUS):
                 return f"{target} is open"
-    if not hasattr(os, "pidfd_open"):
-        return "no pidfd_open"
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:  # a Python, a kernel or a container without it
+        return f"no pidfd_open: {error}"
     if sys.getfilesystemencoding() != "utf-8":
         return f"file names are {sys.getfilesystemencoding()}"
     return ""

@@ -4,7 +4,7 @@ The functions' whole text, their names, the module's attributes, the target, the
 the daemon named, the LLVM in it, and this code itself. Where one of these can't be written down whole, there is no key.
 """
 
-# ruff: noqa: PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: PTH116, PTH118, PTH120, PTH123, PTH208
 from __future__ import annotations
 
 import hashlib
@@ -44,7 +44,7 @@ def surroundings(writer: Writer, identity: str, target: Any, attributes: dict[st
         "format": FORMAT,
         "code": _own_digest(),
         "tvm": identity,
-        "llvm": str(llvm_version_major(allow_none=True)),
+        "llvm": [str(llvm_version_major(allow_none=True)), *_foreign_llvm()],
         "target": writer.text(target).digest,
         "attributes": {name: writer.text(value).digest for name, value in sorted(attributes.items())},
         "passes": {
@@ -69,6 +69,24 @@ def key(shared: str, functions: Sequence[tuple[str, str]]) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _foreign_llvm() -> list[tuple[str, int, int]]:
+    """LLVM libraries that are loaded by themselves, with size and time: TVM's build does not tell of the system's.
+
+    Raises:
+        UnknownNodeError: One was replaced since.
+    """
+    found = set()
+    with open("/proc/self/maps", "rb") as file:
+        paths = {line.split(None, 5)[-1].rstrip() for line in file if b"libLLVM" in line}
+    for path in paths:
+        try:
+            facts = os.stat(path)
+        except OSError as error:
+            raise UnknownNodeError(f"{os.fsdecode(path)} is loaded and not there any more") from error
+        found.add((os.fsdecode(path), facts.st_size, facts.st_mtime_ns))
+    return sorted(found)
 
 
 def _own_digest() -> str:
