@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = "kernels"
+INSIDE = "mlc_jitd_kernels/"
+"""What a traceback names where our code is in it."""
+
 """In a build's staging folder."""
 
 
@@ -93,7 +96,8 @@ class Acceleration:
         """Whether a compile that failed may have failed because its kernels were compiled apart; counted if so."""
         report = kernels.read_report(staging / FOLDER)
         crashed = outcome.status == "signalled" and bool(report.taken)
-        behind = outcome.status == "exited" and (report.way == "kernels" or report.failures > 0)
+        seen = INSIDE in outcome.log_tail  # a traceback that goes through what is ours: a script's, most likely
+        behind = outcome.status == "exited" and (report.way == "kernels" or report.failures > 0 or seen)
         if not crashed and not behind:
             return False
         logger.warning("a compile failed in which %s was taken over: once more without", ", ".join(report.taken))

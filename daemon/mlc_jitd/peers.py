@@ -87,6 +87,7 @@ class Peers:
         self._allow = allow
         self._guard = guard
         self._known: dict[tuple[bytes, str], Peer] = {}
+        self._forgotten = 0
 
     def of(self, identity: bytes, frame: zmq.Frame) -> Peer:
         """Who is behind a connection that a frame came by; without roles where the kernel says nothing."""
@@ -98,11 +99,15 @@ class Peers:
         if peer is None:
             if len(self._known) >= PEERS:
                 self._known.clear()
-            peer = self._known[identity, address] = self._admit(peer_of(identity, address), frame)
+            forgotten = self._forgotten
+            peer = self._admit(peer_of(identity, address), frame)
+            if forgotten == self._forgotten:  # else the rules may have been other ones
+                self._known[identity, address] = peer
         return peer
 
     def forget(self, connection: bytes | None) -> None:
         """Ask again who is behind a connection, or behind all; from any thread."""
+        self._forgotten += 1
         for known in list(self._known):
             if connection is None or known[0] == connection:
                 self._known.pop(known, None)

@@ -15,8 +15,11 @@ from mlc_jitd.store import KernelStore
 TAKEN = ["kernels", "nvcc", "parser"]
 
 
-def ended(status: Any) -> Outcome:
-    return Outcome(status, 1, None, 1.0, 1.0, 1, "", Path("log"), False, "")
+OURS = 'File "/x/mlc_jitd_kernels/parsing.py", line 90, in evaluate'
+
+
+def ended(status: Any, tail: str = "") -> Outcome:
+    return Outcome(status, 1, None, 1.0, 1.0, 1, tail, Path("log"), False, "")
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,9 @@ def test_a_compile_that_failed_is_suspect_where_we_may_be_to_blame(
         (tmp_path / FOLDER / "report.json").write_text(json.dumps(report))
     assert acceleration.is_suspect(tmp_path, ended(status)) is suspect
     assert acceleration.store.counters().get("kernels_failures", 0) == suspect
+
+
+def test_a_traceback_through_our_code_is_suspect(tmp_path: Path) -> None:
+    acceleration = Acceleration(KernelStore(tmp_path / "kernels", limit=1 << 20))
+    assert acceleration.is_suspect(tmp_path, ended("exited", OURS))
+    assert not acceleration.is_suspect(tmp_path, ended("cancelled", OURS))

@@ -32,7 +32,7 @@ import tvm  # noqa: E402
 
 from mlc_jitd.build import Kind, Limits, StopSignal, WarmCompilers  # noqa: E402
 from mlc_jitd.store import KernelStore  # noqa: E402
-from mlc_jitd.toolchains import CompileJob, kernels, toolchain  # noqa: E402
+from mlc_jitd.toolchains import Command, CompileJob, kernels, toolchain  # noqa: E402
 
 if TYPE_CHECKING:
     from mlc_jitd.toolchains.kernels import KernelReport
@@ -246,6 +246,29 @@ def test_what_is_lowered_apart_is_what_is_lowered_as_one(clean: Bench, tmp_path:
     assert len(apart.report.made) == apart.report.kernels
 
 
+@pytest.mark.parametrize("workers", [1, 12])
+def test_any_number_of_children_makes_the_same_kernels_with_the_last_ones_noalias(tmp_path: Path, workers: int) -> None:
+    script, said, reports = Path(__file__).with_name("kernel_chain.py"), [], []
+    plain = Command(
+        (sys.executable, "-P", str(script), str(tmp_path / "plain.so")), tuple(os.environ.items()), tmp_path
+    )
+    commands = [plain]
+    for number, count in enumerate((2, workers)):
+        (new := tmp_path / str(number)).mkdir()
+        library = dataclasses.replace(plain, argv=(*plain.argv[:-1], str(new / "lib.so")))
+        commands.append(kernels.accelerated(library, store=tmp_path / "none", new=new, identity="a TVM", workers=count))
+    for command in commands:
+        env = {**dict(command.env), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run(command.argv, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+        reports.append(kernels.read_report(tmp_path / str(len(reports) - 1)))
+    assert [(report.way, report.failures) for report in reports[1:]] == [("kernels", 0)] * 2
+    assert set(reports[1].made) == set(reports[2].made)
+    assert reports[1].kernels == len(reports[1].made) > 7
+    assert len(set(said)) == 1, "they compute the same"
+
+
 def test_a_warm_compiler_forks_a_job_that_forks_for_its_kernels(clean: Bench) -> None:
     config = tvm_compile.chat_config(**MODELS["llama"])
     pool = WarmCompilers(most=1, idle=3600, memory_free=lambda: 1 << 40)
@@ -395,6 +418,7 @@ def test_children_end_with_a_compile_that_is_killed(clean: Bench) -> None:
     process.kill()
     process.wait()
     process.stderr.close()
+    assert len(children) == 2
     psutil.wait_procs(children, timeout=10)
     assert not any(each.is_running() for each in children)
     assert list(clean.store.root.rglob("*")) == [], "a compile never writes into the store"

@@ -127,6 +127,13 @@ def test_whatever_is_different_is_asked(host: Host) -> None:
         ("code", None, {"NVCC_APPEND_FLAGS": "'"}),
         ('#include "k.h"\ncode', None, {}),
         ("  #  include K_H\ncode", None, {}),
+        ("#include <{inc}/k.h>\ncode", None, {}),
+        ("#include <../k.h>\ncode", None, {}),
+        ("/* */ #include <k.h>\ncode", None, {}),
+        ('#inc\\\nlude "k.h"\ncode', None, {}),
+        ("%:include <k.h>\ncode", None, {}),
+        ("code", ["-Xptxas=--options-file=k.h"], {}),
+        ("code", ["--ptxas-options=-optf,k"], {}),
     ],
 )
 def test_what_may_bring_in_a_file_is_always_asked(

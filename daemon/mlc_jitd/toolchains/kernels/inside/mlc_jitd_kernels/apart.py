@@ -110,7 +110,7 @@ def compile_apart(
         found = _groups(said, source)
         report.unkeyed = sum(not group.key for group in found)
         report.lowered = len(source.names) if isinstance(source, Unlowered) else 0
-        _compile(crew, said.taken, found, settings, report)
+        _compile(crew, said, found, settings, report)
     main = source.empty()
     for number, group in enumerate(found):
         path = settings.object(number)
@@ -171,11 +171,12 @@ class Member:
             return {"shared": "", "why": str(error)}
         return {"shared": shared, "why": ""}
 
-    def _compile(self, number: int, group: dict[str, Any]) -> tuple[bool, float]:
+    def _compile(self, number: int, group: dict[str, Any], restricted: bool) -> tuple[bool, float]:
         """Make a group's object, and a kernel for the store. Whether the latter was written, and processor seconds."""
         import tvm
 
         began = time.process_time()
+        self._restricted = restricted  # who was forked after the others took theirs was never told
         part = self._functions(group["functions"], group["digests"])
         module = tvm.IRModule(dict(part.functions.values()), attrs=_seen(part.attributes) or None)
         path = self._settings.object(number)
@@ -188,7 +189,10 @@ class Member:
     def _functions(self, names: list[str], digests: list[str]) -> Part:
         """Functions of a group; what another member took is made here once more."""
         missing = [name for name in names if name not in self._part.functions]
-        part = _restrict(self._source.part(missing), self._restricted) if missing else self._part
+        try:
+            part = _restrict(self._source.part(missing), self._restricted) if missing else self._part
+        except NotApartError as error:
+            raise RuntimeError(f"now, and not when they were taken: {error}") from error
         for name, digest in zip(names, digests, strict=True):
             if name in missing and self._writer.text(part.functions[name][1]).digest != digest:
                 raise RuntimeError(f"{name} is not the same function when it is lowered again")
@@ -212,6 +216,7 @@ class _Written:
 
     Attributes:
         taken: The functions that each member has.
+        restricted: The `noalias` that all functions are to have.
         shared: From `keys.surroundings`, all that were said.
         why: There is none.
     """
@@ -220,6 +225,7 @@ class _Written:
     symbols: dict[str, str] = field(default_factory=dict)
     texts: dict[str, Text] = field(default_factory=dict)
     noalias: dict[str, bool] = field(default_factory=dict)
+    restricted: bool = False
     shared: set[str] = field(default_factory=set)
     why: str = ""
 
@@ -248,9 +254,9 @@ def _take(crew: Crew, source: Lowered | Unlowered) -> _Written:
         said.why = answer["why"]
 
     crew.hand_out(choose, done)
-    wanted = said.noalias[_last(said.symbols)]
-    if wanted != guess:
-        for answer in crew.ask([{"do": ("restrict", wanted)}] * crew.size):
+    said.restricted = said.noalias[_last(said.symbols)]
+    if said.restricted != guess:
+        for answer in crew.ask([{"do": ("restrict", said.restricted)}] * crew.size):
             said.hear(answer["functions"])
     return said
 
@@ -280,7 +286,7 @@ def _groups(said: _Written, source: Lowered | Unlowered) -> list[Group]:
     return found
 
 
-def _compile(crew: Crew, taken: list[list[str]], found: list[Group], settings: Settings, report: Report) -> None:
+def _compile(crew: Crew, said: _Written, found: list[Group], settings: Settings, report: Report) -> None:
     """Lay an object ready for each group: known, or compiled now."""
     known = {
         number: kernel for number, group in enumerate(found) if (kernel := _known(number, group, settings, report))
@@ -291,9 +297,9 @@ def _compile(crew: Crew, taken: list[list[str]], found: list[Group], settings: S
     ready = len(known)
     line(f"{ready}/{len(found)}, {len(known)} reused")
     left = {number: group.weight for number, group in enumerate(found) if number not in known}
-    if crew.size > 1:
+    if crew.forked:
         crew.grow(min(settings.workers, len(left)))
-    homes = {number: _home(found[number], taken) for number in left}
+    homes = {number: _home(found[number], said.taken) for number in left}
 
     def choose(member: int) -> Any:
         if not left:
@@ -303,7 +309,7 @@ def _compile(crew: Crew, taken: list[list[str]], found: list[Group], settings: S
         own = max(at_home, key=lambda number: (left[number], -number), default=heaviest)
         number = own if 2 * left[own] >= left[heaviest] else heaviest
         del left[number]
-        return {"do": ("compile", number, asdict(found[number]))}
+        return {"do": ("compile", number, asdict(found[number]), said.restricted)}
 
     def done(question: Any, answer: Any) -> None:
         nonlocal ready

@@ -34,14 +34,18 @@ FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
 FOLDERS = ("CPATH", "CPLUS_INCLUDE_PATH", "C_INCLUDE_PATH")
 """Variables with folders of headers."""
 
+FILE_OF_OPTIONS = re.compile(r"optf|options-file")
+
 KNOWN_WORD = re.compile(
     r"--(fatbin|cubin|ptx)|-O[0-3]|-g|-G|-w|-lineinfo|-std=c\+\+\d\d|-arch(=sm_\w+)?|sm_\w+|-gencode(=arch=[\w,=]+)?"
-    r"|arch=[\w,=\[\]]+|--?use_fast_math|-(f|p)[a-z-]+=(true|false)|--expt-[a-z-]+|(-Xptxas|--ptxas-options)(=.*)?|-[DU]\w+(=\w*)?"
+    r"|arch=[\w,=\[\]]+|--?use_fast_math|-(f|p)[a-z-]+=(true|false)|--expt-[a-z-]+|-Xptxas|--ptxas-options(=[\w=,-]+)?|-[DU]\w+(=\w*)?"
 )
 """Words of a command line that name no file but what is in the key."""
 
-FOREIGN_HEADER = re.compile(rb"^\s*#\s*include\b(?!\s*<[\w./+-]+>)|__has_include|#\s*embed", re.MULTILINE)
-"""What brings in a file that is not nvcc's own: by a path, a quoted name, or a macro."""
+JOINED = re.compile(rb"\\\r?\n")
+OWN_HEADER = re.compile(rb"^[ \t]*#[ \t]*include[ \t]*<\w[\w-]*(?:/\w[\w-]*)*(?:\.\w+)?>[ \t]*$", re.MULTILINE)
+FOREIGN_HEADER = re.compile(rb"include|embed|%:|\?\?=")
+"""Lines that bring in a header of nvcc's own; and what else may bring in a file: a path, a quoted name, a macro."""
 
 
 def install(settings: Settings, report: Report) -> None:
@@ -95,7 +99,7 @@ class _Subprocess:
         """Empty where the source does not say all."""
         with open(source, "rb") as file:
             content = file.read()
-        if FOREIGN_HEADER.search(content):
+        if FOREIGN_HEADER.search(OWN_HEADER.sub(b"", JOINED.sub(b"", content))):
             return ""
         text = hashlib.sha256(content).hexdigest()
         facts = {
@@ -133,7 +137,9 @@ def _asked(command: Any) -> tuple[str, str] | None:
         words += [word for name in FLAGS for word in shlex.split(os.environ.get(name, ""))]
     except ValueError:
         return None
-    if not all(isinstance(word, str) and KNOWN_WORD.fullmatch(word) for word in words):
+    if not all(isinstance(word, str) and KNOWN_WORD.fullmatch(word) for word in words) or any(
+        FILE_OF_OPTIONS.search(word) for word in words
+    ):
         return None
     return command[-1], command[-2]
 

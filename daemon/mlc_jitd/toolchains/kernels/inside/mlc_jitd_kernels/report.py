@@ -51,7 +51,8 @@ class Report:
         """TVM's own step does it; said once."""
         if self.way != "plain":
             self.way, self.why = "plain", why
-            self.reused, self.saved, self.lowered = [], 0.0, 0
+            self.reused, self.saved, self.spent = [], 0.0, 0.0
+            self.lowered = self.kernels = self.unkeyed = self.unkept = 0
             line(f"plain: {why}")
 
     def write(self, folder: str) -> None:

@@ -87,6 +87,11 @@ class Crew:
         self.close()
 
     @property
+    def forked(self) -> bool:
+        """Whether there are children."""
+        return bool(self._children)
+
+    @property
     def size(self) -> int:
         """How many there are to be asked."""
         return len(self._children) or 1
@@ -159,6 +164,7 @@ class Crew:
             theirs.close()
             raise
         if pid == 0:
+            ours.close()  # so that this one ends with it, whatever became of the parent
             self._live(parent, theirs)
         theirs.close()
         self._children.append((pid, ours))
@@ -176,6 +182,7 @@ class Crew:
                 except tuple(self._passed.values()) as error:
                     said = {"raised": type(error).__name__, "text": str(error)}
                 channel.sendall(_packed(said))
+                gc.collect()  # what an answer left, and never in the middle of one
         except BaseException:  # noqa: BLE001 - it must not return into the parent's code
             traceback.print_exc()
             sys.stderr.flush()
