@@ -1,7 +1,8 @@
 """How many clients are connected, whether they have said anything or not.
 
-ZeroMQ tells of connections that come and go, each by its descriptor; what it told is taken in when somebody asks. Not
-guaranteed: the right number right after thousands came at once, since ZeroMQ keeps only so many of its reports.
+ZeroMQ tells of connections that come and go, each by its descriptor. Somebody has to listen: it keeps some 2,000 of its
+reports, and when nobody took them its own thread waits with the next one, and no connection of the socket is served any
+more. So whoever serves the socket polls `Connections.reports` beside it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-MOST = 1024
+MOST = 8192
+"""Reports taken in at once, more than ZeroMQ keeps; who connects again and again must not keep the thread here."""
 _REPORT = struct.Struct("=hi")
 """An event and its descriptor: the first frame of ZeroMQ's report (zmq_socket_monitor(3)). pyzmq's own reader of it
 imports asyncio, which takes 8 MB of the daemon's memory."""
@@ -49,11 +51,7 @@ class Connections:
         return self._reports
 
     def take(self, most: int = MOST) -> None:
-        """Take in what ZeroMQ told.
-
-        Args:
-            most: Reports; who connects again and again must not keep the thread here.
-        """
+        """Take in what ZeroMQ told, at most so many reports of it."""
         for _ in range(most):
             if not self._reports.poll(0):
                 return
@@ -72,5 +70,6 @@ class Connections:
 
     def close(self) -> None:
         """Listen no more."""
+        self.take()  # a thread that waits with a report holds the lock that is needed to end it
         self._socket.disable_monitor()
         self._reports.close(0)

@@ -211,8 +211,7 @@ class Server:
         poller.register(self._wake_r, zmq.POLLIN)
         if self._waiters.deaths.fileno() >= 0:
             poller.register(self._waiters.deaths, zmq.POLLIN)
-        if self._guard is not None:
-            poller.register(self._connections.reports, zmq.POLLIN)
+        poller.register(self._connections.reports, zmq.POLLIN)
         return poller
 
     def _guarded(self) -> float:
@@ -228,6 +227,8 @@ class Server:
         if self._wake_r.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 self._wake_r.recv(4096)
+        if self._connections.reports in ready:
+            self._connections.take(REPORTS)
         return self._come(NOW) if self._router in ready else []
 
     def _briskly(self, come: _Come, due: float) -> None:

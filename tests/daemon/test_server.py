@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,18 @@ def hello(sock: zmq.Socket[bytes], id_: int = 77) -> None:
     while (said := reply(sock)).id != id_:
         assert not isinstance(said, m.Welcome)
     assert isinstance(said, m.Welcome)
+
+
+def come_and_go(path: Path, times: int, seconds: int = 5) -> int:
+    """Connect, say nothing and leave; how often that went well until nobody was let in for so many seconds."""
+    for done in range(times):
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", seconds, 0))
+            try:
+                raw.connect(str(path))
+            except BlockingIOError:  # as many as the kernel keeps wait already
+                return done
+    return times
 
 
 # --- those who mean well --------------------------------------------------------------------------------------------
@@ -351,6 +364,11 @@ def test_a_client_that_connects_and_says_nothing(bench: Bench, dealer: Any):
     with socket.socket(socket.AF_UNIX) as raw:
         raw.connect(str(bench.path))
         hello(dealer())
+
+
+def test_thousands_who_come_and_go_while_nobody_counts_them_keep_nobody_waiting(bench: Bench, dealer: Any):
+    assert come_and_go(bench.path, 5000) == 5000
+    hello(dealer())
 
 
 def test_a_message_that_is_too_long_ends_its_connection_and_nobody_elses(bench: Bench, dealer: Any):
@@ -617,6 +635,21 @@ def test_a_server_whose_thread_dies_says_so_at_once(door: Door, monkeypatch: pyt
 
 def test_a_server_that_never_started_can_be_closed(door: Door):
     Bench(door).server.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_that_nobody_reads_for_any_more_can_be_closed(door: Door, monkeypatch: pytest.MonkeyPatch):
+    ended = threading.Event()
+    bench = Bench(door, ended=ended.set)
+    monkeypatch.setattr(bench.server, "_flush", None)
+    bench.server.start()
+    bench.server.send(b"x", m.Heartbeat())
+    assert ended.wait(5)
+    assert come_and_go(bench.path, 5000, seconds=1) < 5000  # ZeroMQ's own thread waits for who would read its reports
+    closing = threading.Thread(target=bench.server.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
 
 
 # --- the door -------------------------------------------------------------------------------------------------------
