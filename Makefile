@@ -24,7 +24,8 @@ arrows: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 60 -m "not tvm"  # they slow each other down
-	$(BIN)/pytest -m tvm  # one at a time: a daemon's compiles make way for everybody, other tests included
+	$(BIN)/pytest -n 2 --dist loadfile -m tvm tests/daemon/toolchains  # compilers without a daemon
+	$(BIN)/pytest -m tvm --ignore tests/daemon/toolchains  # one at a time: a daemon's compiles make way for everybody, other tests included
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/hit.py
