@@ -98,6 +98,8 @@ class DaskFarm:
         except farmwork.FarmReplyError as error:
             self._tally.add("farm_refused")
             raise FarmError(f"{self.url}: {error}") from error
+        except farmwork.WorkerFaultError as error:
+            raise self._trouble(str(error)) from error
         except Exception as error:  # Dask raises what it likes: a lost scheduler, a worker that died too often
             raise self._trouble(f"{type(error).__name__}: {error}") from error
         finally:

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlc_jit import messages as m
+from mlc_jit.errors import (
+    CompileCancelledError,
+    CompileError,
+    CompileKilledError,
+    CompileOutOfMemoryError,
+    ProtocolError,
+    RequestError,
+)
 from mlc_jitd.store import CompileRecord
 
 if TYPE_CHECKING:
@@ -37,6 +45,14 @@ HOSTS_OWN = "cpu"
 
 class FarmReplyError(ValueError):
     """What came back is no library."""
+
+
+class WorkerFaultError(Exception):
+    """A worker could not do its part, which says nothing of what another host can."""
+
+
+_VERDICTS = (CompileError, RequestError)
+_OWN_FAULTS = (CompileCancelledError, CompileKilledError, CompileOutOfMemoryError)
 
 
 def toolchain(fingerprint: str) -> str:
@@ -139,15 +155,17 @@ def made_of(reply: Any) -> Made:
     """What came back.
 
     Raises:
-        JitError: The compile failed there.
+        JitError: The compiler said no there, as it would here.
+        WorkerFaultError: The worker had no room, no memory, or trouble of its own.
         FarmReplyError: It is no library, or not the one that the worker sent.
     """
     if not isinstance(reply, dict):
         raise FarmReplyError("the farm's answer is none")
     if "error" in reply:
-        failure = m.decode(reply["error"], {m.Failure.verb: m.Failure}, strict=True)
-        assert isinstance(failure, m.Failure)
-        raise failure.error()
+        error = _failure(reply["error"])
+        if isinstance(error, _VERDICTS) and not isinstance(error, _OWN_FAULTS):
+            raise error
+        raise WorkerFaultError(f"a worker could not: {error.message}")
     if "differs" in reply:
         raise FarmReplyError(f"the worker's own look differs in: {', '.join(map(str, reply['differs']))}")
     library = reply.get("library")
@@ -161,6 +179,16 @@ def made_of(reply: Any) -> Made:
     except msgspec.ValidationError as error:
         raise FarmReplyError(f"the farm's answer can't be understood: {error}") from error
     return Made(library, record, degraded, str(reply.get("worker", ""))[:200])
+
+
+def _failure(text: Any) -> JitError:
+    """The error that a worker tells of."""
+    try:
+        failure = m.decode(text, {m.Failure.verb: m.Failure}, strict=True)
+    except ProtocolError as error:
+        raise FarmReplyError(f"the farm's error can't be understood: {error}") from error
+    assert isinstance(failure, m.Failure)
+    return failure.error()
 
 
 def _part(parts: Iterable[Part], name: str) -> dict[str, Any]:

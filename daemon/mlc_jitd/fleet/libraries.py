@@ -150,7 +150,10 @@ def read(name: str, data: bytes, key: str, trust: Trust) -> Offer:
         raise RefusedError(f"its manifest is no good: {error}") from error
     if not 0 < body.stored <= MOST_BLOB_BYTES or manifest.size > MOST_BLOB_BYTES:
         raise RefusedError(f"its library has {max(body.stored, manifest.size)} bytes")
-    wrong = _contradiction(manifest, key)
+    try:
+        wrong = _contradiction(manifest, key)
+    except RecursionError as error:
+        raise RefusedError("the parts of its manifest are nested too deeply") from error
     if wrong:
         raise RefusedError(wrong)
     return Offer(name, said.signer, manifest, body.blob, body.stored, body.encoding)

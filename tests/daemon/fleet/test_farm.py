@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.leftovers import until
+from mlc_jit import errors
 from mlc_jitd.fleet import farmwork
 
 if TYPE_CHECKING:
@@ -134,6 +136,47 @@ def test_a_worker_killed_in_mid_compile_is_replaced_by_another(farm, host, doubl
     double.gate().touch()
     assert asked.path(60)
     assert one.status()["counters"]["farm_compiles"] == 1
+
+
+def test_a_compiler_killed_on_a_worker_is_no_verdict_on_the_compile(farm, host, double):
+    farm.worker("w1")
+    farm.wait_for("w1")
+    one = host("one", MLC_JITD_EXECUTOR=farm.url)
+    one.start()
+    asked = one.ask(double.model("shared", {"wait_for": double.gate()}))
+    until(double.starts, 60)
+    os.kill(double.starts()[0], signal.SIGKILL)
+    until(lambda: len(double.starts()) == 2, 60, what="the host's own compile")
+    double.gate().touch()
+    assert Path(asked.path(60)).parent == one.library
+    counters = one.status()["counters"]
+    assert (counters["farm_faults"], counters.get("farm_compiles", 0)) == (1, 0)
+    assert "a worker could not: " in one.log()
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (errors.CompileError("no such kernel"), errors.CompileError),
+        (errors.CompileTimedOutError("took too long"), errors.CompileTimedOutError),
+        (errors.OverrideInvalidError("no such override"), errors.OverrideInvalidError),
+        (errors.CompileOutOfMemoryError("too much"), farmwork.WorkerFaultError),
+        (errors.CompileKilledError("signal 9"), farmwork.WorkerFaultError),
+        (errors.StoreFullError("no room"), farmwork.WorkerFaultError),
+        (errors.JitError("internal"), farmwork.WorkerFaultError),
+    ],
+)
+def test_what_a_compiler_said_stands_and_a_workers_own_trouble_does_not(error, raised):
+    with pytest.raises(raised, match=error.message):
+        farmwork.made_of(farmwork.failure_of(error))
+
+
+@pytest.mark.parametrize(
+    "reply", [None, {}, {"error": b"\xc1"}, {"error": 7}, {"library": b"x", "sha256": "0" * 64}, {"library": b""}]
+)
+def test_an_answer_that_is_none_is_refused(reply):
+    with pytest.raises(farmwork.FarmReplyError):
+        farmwork.made_of(reply)
 
 
 def test_a_gpu_architecture_is_a_resource_given_by_hand(farm, double):
