@@ -109,3 +109,18 @@ def test_every_place_is_the_tests_own(place: Place) -> None:
     assert tempfile.gettempdir() == str(place.tmp)
     assert Path.home() == place.home
     assert len(str(place.runtime / ("0" * 16 + ".sock"))) < 60
+
+
+def test_what_a_daemon_has_just_forked_is_no_daemon(place: Place) -> None:
+    code = "import os; child = os.fork() or os.read(0, 1); child and print(child, flush=True); os.read(0, 1)"
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", code, "mlc_jitd", "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with daemon:
+        assert daemon.stdout is not None
+        child = int(daemon.stdout.readline())
+        assert {daemon.pid, child} <= set(place.scene.processes())
+        assert place.daemons() == [daemon.pid]
+        assert daemon.stdin is not None
+        daemon.stdin.close()
+    until(lambda: not alive(child))

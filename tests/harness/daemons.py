@@ -105,14 +105,15 @@ class Place:
         return sorted(self.library.glob("*.json"))
 
     def daemons(self) -> list[int]:
-        """The pids of this test's living daemons."""
-        found = []
+        """The pids of this test's living daemons; what one has just forked, and is not yet another program, is none."""
+        found: dict[int, tuple[list[str], int]] = {}
         for pid in self.scene.processes():
             with contextlib.suppress(psutil.Error):
-                words = psutil.Process(pid).cmdline()
+                process = psutil.Process(pid)
+                words = process.cmdline()
                 if "mlc_jitd" in words and "run" in words:
-                    found.append(pid)
-        return found
+                    found[pid] = words, process.ppid()
+        return [pid for pid, (words, parent) in found.items() if found.get(parent, ([], 0))[0] != words]
 
     def end_daemons(self) -> None:
         """Stop every daemon of this test and wait until it is gone."""
