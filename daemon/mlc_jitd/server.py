@@ -218,7 +218,6 @@ class Server:
         """Let the guard look around; seconds until it wants to again."""
         if self._guard is None:
             return 60.0
-        self._connections.take(REPORTS)
         return self._guard.look()
 
     def _in_time(self, poller: zmq.Poller, due: float) -> _Come:
