@@ -46,6 +46,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def below(pid: int, words: str = "") -> list[psutil.Process]:
+    """The living processes below one, at any depth, whose command line has these words; one may end meanwhile."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 @dataclass(frozen=True)
 class Scene:
     """What there was when a test began.

@@ -79,7 +79,13 @@ def main_pid():
 
 def daemons():
     found = subprocess.run(["pgrep", "-f", "mlc_jitd run"], capture_output=True, text=True).stdout.split()
-    return [int(pid) for pid in found if "sh" not in open(f"/proc/{pid}/comm").read()]
+    return [int(pid) for pid in found if name_of(pid) not in ("", "sh", "bash")]
+
+def name_of(pid):
+    try:
+        return open(f"/proc/{pid}/comm").read().strip()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return ""
 
 def installed():
     done = mlc_jit("service", "install", "--now")

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from harness.daemons import alive, status, until, waiters
+from harness.leftovers import below
 from mlc_jit import jit
 from mlc_jitd.build import owners
 
@@ -97,9 +98,7 @@ def test_the_supervisor(
     waiting = client.ask(gated)
     until(lambda: len(double.children()) == 2)
     family = [*double.starts(), *double.children()]
-    (supervisor,) = [
-        child for child in psutil.Process(daemon.pid).children(recursive=True) if "boot.py" in " ".join(child.cmdline())
-    ]
+    (supervisor,) = below(daemon.pid, "boot.py")
     kill(supervisor.pid)
     error = waiting.error()
     assert error["error"] == "CompileKilledError"

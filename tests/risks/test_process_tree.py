@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from harness.leftovers import below
 from mlc_jitd.build import Limits, Outcome, StopSignal, run, runner
 from mlc_jitd.build.supervisor import tree
 
@@ -118,7 +119,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def supervisor() -> psutil.Process:
-    return next(child for child in psutil.Process().children() if "boot.py" in " ".join(child.cmdline()))
+    return next(iter(below(os.getpid(), "boot.py")))
 
 
 def test_children_of_a_command_that_ends_are_ended(bench: Bench) -> None:

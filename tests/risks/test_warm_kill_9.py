@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from harness.daemons import alive, status, until
+from harness.leftovers import below
 from mlc_jit import jit
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ def test_the_daemon_while_a_compiler_is_imported(daemon: Daemon, double: Double,
     asking = client.ask(double.model(), PYTHONPATH=str(double.packages))
 
     def worker() -> list[psutil.Process]:
-        family = psutil.Process(daemon.pid).children(recursive=True)
-        return [each for each in family if alive(each.pid) and "warm.py" in " ".join(each.cmdline())]
+        return below(daemon.pid, "warm.py")
 
     until(worker)
     (importing,) = worker()
@@ -159,7 +159,7 @@ def test_all_of_it_at_the_same_moment(started: tuple[Family, Clients], double: D
 
 def test_draining_ends_idle_workers(daemon: Daemon, double: Double) -> None:
     jit(double.model(), {}, "cpu")
-    family = psutil.Process(daemon.pid).children(recursive=True)
-    assert any("warm.py" in " ".join(each.cmdline()) for each in family)
+    family = below(daemon.pid)
+    assert below(daemon.pid, "warm.py")
     assert daemon.stop() == 0
     gone(*(each.pid for each in family))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from harness.leftovers import below
 from mlc_jitd.build import JobGroups, Limits, Outcome, StopSignal, run
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Bench:
         return run(command, chosen, log=self.log, on_line=on_line, stop=self.stop, groups=groups)
 
     def supervisor(self) -> psutil.Process:
-        return next(child for child in psutil.Process().children() if "boot.py" in " ".join(child.cmdline()))
+        return next(iter(below(os.getpid(), "boot.py")))
 
     def alive(self) -> list[int]:
         """All processes that carry this test's label, wherever they hide."""
