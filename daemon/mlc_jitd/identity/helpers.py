@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 from typing import TYPE_CHECKING, Any
 
 from mlc_jitd.toolchains.base import shortened
@@ -20,7 +21,20 @@ _TAIL_BYTES = 4096
 _MAX_ANSWER_BYTES = 16 << 20
 
 
-_running: set[subprocess.Popen[bytes]] = set()
+_END_SECONDS = 5.0
+"""For so long a process that ends waits for a helper that is being started, to end it too."""
+
+
+class _Running:
+    """The helpers of this process: from its start on, each is known to whoever ends them all."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.helpers: set[subprocess.Popen[bytes]] = set()
+        self.ended = False
+
+
+_running = _Running()
 
 
 class HelperError(Exception):
@@ -50,25 +64,28 @@ def ask(
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         stdin.write(json.dumps(question).encode())
         stdin.seek(0)
-        try:
-            process = subprocess.Popen(
-                [python, "-P", str(script)],
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                cwd="/",
-                env=dict(env),
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            raise HelperError(f"{python} could not be started: {error}") from error
-        _running.add(process)
+        with _running.lock:
+            if _running.ended:
+                raise HelperError(f"{python} is not started: this process ends")
+            try:
+                process = subprocess.Popen(
+                    [python, "-P", str(script)],
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    cwd="/",
+                    env=dict(env),
+                    start_new_session=True,
+                )
+            except (OSError, ValueError) as error:
+                raise HelperError(f"{python} could not be started: {error}") from error
+            _running.helpers.add(process)
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired as error:
             raise HelperTimeoutError(f"{python} gave no answer within {seconds:g} s") from error
         finally:
-            _running.discard(process)
+            _running.helpers.discard(process)
             _end(process)
         if status != 0:
             how = f"was ended by {_signal(-status)}" if status < 0 else f"ended with exit status {status}"
@@ -85,12 +102,27 @@ def ask(
 
 def end_all() -> None:
     """Kill the helpers that run, because nobody needs an answer any more: whoever waits for one gets an error."""
-    for process in list(_running):
+    for process in list(_running.helpers):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-atexit.register(end_all)  # a thread that waits for a helper does not keep a process from ending
+def _end_with_process() -> None:
+    """A thread that waits for a helper, or starts one, does not keep its process from ending."""
+    if _running.lock.acquire(timeout=_END_SECONDS):
+        _running.ended = True
+        _running.lock.release()
+    end_all()
+
+
+def _forget() -> None:
+    """In a forked child: the helpers are its parent's, and the lock may be held by a thread that stayed there."""
+    global _running  # noqa: PLW0603 - one for each process
+    _running = _Running()
+
+
+atexit.register(_end_with_process)
+os.register_at_fork(after_in_child=_forget)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

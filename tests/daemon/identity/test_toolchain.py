@@ -407,23 +407,48 @@ def test_a_record_that_is_replaced_while_it_is_read_is_stamped_as_it_was(
     assert stamps.always[record][1] == before != probe.stat_of(record)
 
 
-def test_helpers_end_with_whoever_asked(double: ModuleType, tmp_path: Path) -> None:
-    """A thread of a process that ends waits for a compiler that hangs: neither outlives the process."""
-    code = """
-import sys, threading
+ASKS = """
+import os, subprocess, sys, threading, time
 from pathlib import Path
 from mlc_jitd.identity.helpers import ask
-Path(sys.argv[2]).write_text(
-    "import os, sys, time; open(sys.argv[0] + '.pid', 'w').write(str(os.getpid())); time.sleep(3600)"
-)
-thread = threading.Thread(
-    target=lambda: ask(sys.executable, Path(sys.argv[2]), None, env=(), seconds=3600), daemon=True
-)
+
+start, script, late, pid = subprocess.Popen, Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[1] + ".pid")
+
+def popen(*args, **options):
+    made = start(*args, **options)
+    time.sleep(late)  # the helper runs already, and its thread has not heard of it
+    return made
+
+subprocess.Popen = popen
+script.write_text("import os, sys, time; open(sys.argv[0] + '.pid', 'w').write(str(os.getpid())); time.sleep(3600)")
+thread = threading.Thread(target=lambda: ask(sys.executable, script, None, env=(), seconds=3600), daemon=True)
 thread.start()
-while not Path(sys.argv[2] + ".pid").exists() or not Path(sys.argv[2] + ".pid").read_text():
+while not pid.exists() or not pid.read_text():
     thread.join(0.01)
 """
+
+
+@pytest.mark.parametrize("late", [0, 2])
+def test_helpers_end_with_whoever_asked(late: int, tmp_path: Path) -> None:
+    """A thread of a process that ends waits for a compiler that hangs, or starts it: neither outlives the process."""
     script = tmp_path / "helper.py"
-    subprocess.run([sys.executable, "-c", code, "x", str(script)], check=True, timeout=15)
+    subprocess.run([sys.executable, "-c", ASKS, str(script), str(late)], check=True, timeout=30)
     pid = int((tmp_path / "helper.py.pid").read_text())
     until(lambda: not alive(pid), what="the helper's end")
+
+
+def test_helpers_do_not_end_with_a_child_that_was_forked(tmp_path: Path) -> None:
+    forks = """
+time.sleep(0.1)
+if not (child := os.fork()):
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+thread.join(0.5)
+assert thread.is_alive()
+"""
+    script = tmp_path / "helper.py"
+    for late in (0, 2):  # the helper waited for; the lock held
+        subprocess.run([sys.executable, "-c", ASKS + forks, str(script), str(late)], check=True, timeout=30)
+        pid = int((tmp_path / "helper.py.pid").read_text())
+        (tmp_path / "helper.py.pid").unlink()
+        until(lambda pid=pid: not alive(pid), what="the helper's end")
