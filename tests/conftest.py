@@ -141,7 +141,7 @@ def start_daemon(place: Place, ended: None) -> Iterator[Callable[..., Daemon]]:
     yield start
     place.end_daemons()
     for each in started:
-        each.process.wait(10)
+        each.process.wait(40)
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_a_daemon_is_activated_through_a_passed_socket(
     assert Path(path).is_file()
     assert status().pid == process.pid
     process.terminate()
-    assert process.wait(15) == 0
+    assert process.wait(40) == 0
     assert locate().socket.exists()
     assert command("status").returncode == 3
 
@@ -156,7 +156,7 @@ def test_who_asks_a_daemon_that_drains_behind_a_passed_socket_waits_for_the_next
     assert len(double.starts()) == 1
     gate.touch()
     assert Path(running.path()).is_file()
-    assert process.wait(15) == 0
+    assert process.wait(40) == 0
     process = activated()
     until(lambda: served(locate().socket))
     until(lambda: waiters() == 3)
@@ -165,7 +165,7 @@ def test_who_asks_a_daemon_that_drains_behind_a_passed_socket_waits_for_the_next
     later.touch()
     assert len({each.path() for each in others}) == 3
     process.terminate()
-    assert process.wait(15) == 0
+    assert process.wait(40) == 0
 
 
 def test_nothing_is_taken_that_was_meant_for_another_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_a_keyed_variable_is_in_the_key(daemon: Daemon, double: Double, monkeypa
 
 def test_nothing_is_written_to_standard_output(daemon: Daemon, double: Double, client: Clients) -> None:
     asking = client.code("jit(given['model'], {}, 'cpu')", model=double.model(told={"print": ["hello"], "flood": 1}))
-    out, _ = asking.process.communicate(timeout=15)
+    out, _ = asking.process.communicate(timeout=40)
     assert (asking.process.returncode, out) == (0, b"")
 
 

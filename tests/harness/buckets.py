@@ -303,7 +303,7 @@ class Seaweed:
         if self._process is not None:
             os.kill(self._process.pid, number)
             try:
-                self._process.wait(10)
+                self._process.wait(40)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

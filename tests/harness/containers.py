@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.leftovers import MARK
+from harness.leftovers import LIMIT, MARK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,7 @@ class Container:
                 env={"PATH": os.environ["PATH"], "OWN": " ".join(OWN), MARK: os.environ[MARK], **self.variables},
             )  # fmt: skip
 
-    def run(self, *command: str, limit: float = 15) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
         """The command, to its end."""
         process = self.start(*command)
         out, err = process.communicate(timeout=limit)

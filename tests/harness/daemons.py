@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from harness.leftovers import Scene, alive, until
+from harness.leftovers import LIMIT, Scene, alive, until
 from mlc_jit import channel
 from mlc_jit import messages as m
 from mlc_jit.locations import locate
@@ -155,7 +155,7 @@ class Daemon:
         """Its process id."""
         return self.process.pid
 
-    def stop(self, number: int = signal.SIGTERM, *, limit: float = 15.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, *, limit: float = LIMIT) -> int:
         """Signal it and wait for its end; its exit status."""
         self.process.send_signal(number)
         return self.process.wait(limit)
@@ -207,7 +207,7 @@ class Client:
         """Its process id."""
         return self.process.pid
 
-    def answer(self, limit: float = 15.0) -> Any:
+    def answer(self, limit: float = LIMIT) -> Any:
         """What it printed, once it has ended well."""
         out, err = self.process.communicate(timeout=limit)
         assert self.process.returncode == 0, err.decode()
@@ -215,25 +215,25 @@ class Client:
         assert b"Traceback" not in err, err.decode()
         return json.loads(out)
 
-    def path(self, limit: float = 15.0) -> str:
+    def path(self, limit: float = LIMIT) -> str:
         """The library that it got."""
         said = self.answer(limit)
         assert "result" in said, said
         return str(said["result"])
 
-    def error(self, limit: float = 15.0) -> dict[str, Any]:
+    def error(self, limit: float = LIMIT) -> dict[str, Any]:
         """The error that it got."""
         said = self.answer(limit)
         assert "error" in said, said
         return dict(said)
 
-    def paths(self, limit: float = 18.0) -> list[str]:
+    def paths(self, limit: float = LIMIT) -> list[str]:
         """What each process of a fleet got: a path."""
         said = self.answer(limit)
         assert all("result" in each for each in said), said
         return [each["result"] for each in said]
 
-    def errors(self, limit: float = 18.0) -> list[dict[str, Any]]:
+    def errors(self, limit: float = LIMIT) -> list[dict[str, Any]]:
         """What each process of a fleet got: an error."""
         said = self.answer(limit)
         assert all("error" in each for each in said), said
@@ -292,7 +292,7 @@ class Clients:
             client.process.communicate()
 
 
-def command(*words: str | Path, limit: float = 15.0, **variables: str) -> subprocess.CompletedProcess[str]:
+def command(*words: str | Path, limit: float = LIMIT, **variables: str) -> subprocess.CompletedProcess[str]:
     """``mlc-jit`` with these words, run to its end."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "mlc_jit", *map(os.fspath, words)],

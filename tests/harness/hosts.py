@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness import daemons
+from harness.leftovers import LIMIT
 
 if TYPE_CHECKING:
     import subprocess
@@ -91,7 +92,7 @@ print(json.dumps(took[len(took) // 2]))
 """
         return float(self._clients.code(code, self.variables, model=model, count=count).answer())
 
-    def command(self, *words: str | Path, limit: float = 15.0, **variables: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str | Path, limit: float = LIMIT, **variables: str) -> subprocess.CompletedProcess[str]:
         """``mlc-jit`` on it."""
         return self._command(*words, limit=limit, **{**self.variables, **variables})
 

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
 MARK = "MLC_JITD_TEST_MARK"
 PATIENCE = 5.0
+LIMIT = 40.0
+"""Seconds after which what is waited for is taken to hang: a full host takes ten times as long as a quiet one. Tests
+that promise a time state it; `make test` ends any other after 60 s."""
 PROC = Path("/proc")
 
 
-def until(condition: Callable[[], object], limit: float = 15.0, *, what: str = "") -> None:
+def until(condition: Callable[[], object], limit: float = LIMIT, *, what: str = "") -> None:
     """Wait for a state."""
     end = time.monotonic() + limit
     while not condition():

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from harness.daemons import status
-from harness.leftovers import until
+from harness.leftovers import LIMIT, until
 from mlc_jit import watching
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Listener:
         """What happened, in order."""
         return [event.what for event in self.events]
 
-    def wait(self, word: str, count: int = 1, *, limit: float = 15.0) -> m.Event:
+    def wait(self, word: str, count: int = 1, *, limit: float = LIMIT) -> m.Event:
         """Wait until something happened so often; the last such event."""
         until(lambda: self.words().count(word) >= count, limit, what=f"{word} in {self.words()}")
         return [event for event in self.events if event.what == word][count - 1]

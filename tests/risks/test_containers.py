@@ -58,7 +58,7 @@ def serving(setting: Callable[..., Container], place: Place) -> Iterator[Contain
     assert process.poll() is None, log.read_text()
     yield container
     place.end_daemons()
-    process.wait(10)
+    process.wait(40)
 
 
 def model(place: Place, double: Double, name: str) -> str:

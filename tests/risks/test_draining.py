@@ -38,7 +38,7 @@ def test_sigterm_lets_a_running_compile_finish_and_a_successor_start(
     assert daemon.process.poll() is None
     gate.touch()
     path = waiting.path()
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(40) == 0
     assert jit(slow, {}, "cpu").model_lib_path == path
     assert len(double.starts()) == 2
 
@@ -75,7 +75,7 @@ def test_who_waits_in_a_draining_daemons_queue_goes_to_the_next(
     assert daemon.process.poll() is None
     gate.touch()
     assert Path(first.path()).is_file()
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(40) == 0
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "two SIGTERMs", "stop --now", "the drain's time limit"])
@@ -99,7 +99,7 @@ def test_waiters_of_a_compile_that_the_drain_ended_ask_the_next_daemon(
         until(lambda: daemon.process.poll() is not None or retired(place))
         if how == "two SIGTERMs":
             daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(40) == 0
     until(lambda: not any(map(alive, family)))
     assert place.artifacts() == []
     gate.touch()
@@ -120,7 +120,7 @@ def test_stop_waits_for_what_runs(
     assert mlc_jit("status").returncode == 3
     gate.touch()
     assert Path(waiting.path()).is_file()
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(40) == 0
 
 
 def test_an_idle_daemon_ends_at_once_and_leaves_nothing(daemon: Daemon, double: Double, place: Place) -> None:

@@ -95,7 +95,7 @@ def test_an_upgrade_and_a_downgrade_in_place_restart_once_and_lose_no_request(
     until(lambda: [pid for pid in place.daemons() if pid != daemon.pid], what="a successor", limit=30)
     gate.touch()
     assert Path(waiting.path()).is_file()
-    assert daemon.process.wait(15) == 0
+    assert daemon.process.wait(40) == 0
     end.touch()
     said = steady.answer()
     assert said["said"] == [], "nobody went on without a daemon"

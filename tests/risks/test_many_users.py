@@ -163,7 +163,7 @@ print(json.dumps([said.verb, said.message]))
 def test_the_administrator_stops_it(host, alice):
     daemon = host.serve(users=[str(ALICE)], admins=[str(ALICE)])
     assert alice.command("stop")[0] == 0
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(40) == 0
 
 
 def test_what_a_client_names_is_never_executed(host, alice):
@@ -474,7 +474,7 @@ def test_one_user_fills_neither_the_queue_nor_the_disk(host, alice, bob):
     assert other.path()
     for each in clients:
         if each not in answers:
-            each.process.wait(15)
+            each.process.wait(40)
     big = alice.ask(alice.model("big", {"size": 128 << 10}, vocab_size=60))
     assert big.path()
     refused = alice.ask(alice.model("more", vocab_size=61)).error()

@@ -235,7 +235,7 @@ def test_a_listener_hears_of_a_daemon_that_was_killed(daemon: Daemon, place: Pla
         assert "watching" in watching.stdout.readline()
         daemon.kill()
         place.stale_sockets = True
-        assert watching.wait(15) == 0
+        assert watching.wait(40) == 0
 
 
 def test_listeners_that_leave_are_forgotten(daemon: Daemon) -> None:

@@ -43,7 +43,7 @@ def run(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=15,
+        timeout=40,
         env={**os.environ, **variables},
     )
 
@@ -220,7 +220,7 @@ def test_the_program_is_run_as_it_was_written(words: tuple[str, ...], code: int,
 def test_the_program_takes_the_place_of_the_command() -> None:
     command = [sys.executable, "-m", "mlc_jit", "exec", "--", sys.executable, "-c", "import os; print(os.getpid())"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    out, _ = process.communicate(timeout=15)
+    out, _ = process.communicate(timeout=40)
     assert int(out) == process.pid
     until(lambda: not alive(process.pid))
 

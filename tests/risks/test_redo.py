@@ -48,7 +48,7 @@ def libraries(double: Double) -> tuple[Path, Path]:
 def answer_of(path: str) -> int:
     """What a fresh process gets from a library."""
     code = f"import ctypes; print(ctypes.CDLL({path!r}).answer())"
-    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=15).stdout)
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=40).stdout)
 
 
 def test_a_process_that_runs_the_old_library_goes_on_and_others_get_the_new(

@@ -262,7 +262,7 @@ def test_a_user_whom_nobody_knows(double: Double, place: Place, ended: None) -> 
     def run(**variables: str) -> CompletedProcess[str]:
         return subprocess.run(
             words, env={**env, **variables}, user=54321, group=54321, extra_groups=[], cwd="/",
-            capture_output=True, text=True, timeout=15, check=False,
+            capture_output=True, text=True, timeout=40, check=False,
         )  # fmt: skip
 
     with contextlib.suppress(PermissionError, subprocess.CalledProcessError):

@@ -52,7 +52,7 @@ def child(verb: str, store: Store, *args: str, until: str = "") -> Iterator[subp
 
 
 def answer(process: subprocess.Popen[str]) -> object:
-    output, _ = process.communicate("x", timeout=15)
+    output, _ = process.communicate("x", timeout=40)
     assert process.returncode == 0
     return json.loads(output)
 

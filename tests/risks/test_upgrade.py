@@ -67,7 +67,7 @@ def test_an_upgrade_in_place_drains_and_loses_no_request(
     assert daemon.process.poll() is None, "it has a compile to finish"
     gate.touch()
     assert Path(waiting.path()).is_file()
-    assert daemon.process.wait(15) == 0
+    assert daemon.process.wait(40) == 0
     end.touch()
     said = steady.answer()
     assert (said["paths"], said["said"]) == ([path], [])
@@ -100,7 +100,7 @@ def test_a_daemon_of_a_removed_installation_makes_room(
     installation = release("1.0")
     daemon = start_daemon(LOOKS, **installation.variables)
     shutil.rmtree(installation.folder)
-    assert daemon.process.wait(15) == 0
+    assert daemon.process.wait(40) == 0
     assert "installation was replaced" in daemon.log.read_text()
 
 

@@ -159,7 +159,7 @@ def test_several_models_are_asked_for_at_once_and_printed_in_their_order(
     until(lambda: waiters() == 3)
     for gate in reversed(gates):
         gate.touch()
-    out, err = running.communicate(timeout=15)
+    out, err = running.communicate(timeout=40)
     assert running.returncode == 0, err
     assert [Path(path).is_file() for path in out.splitlines()] == [True] * 3
     assert {line.split(": ")[1] for line in err.splitlines()} == {"m0", "m1", "m2"}
@@ -198,7 +198,7 @@ def test_ctrl_c_ends_all_waits_at_once_and_lone_compiles(
     running = start("compile", shared, lone, queued, "--device", "cpu")
     until(lambda: waiters() == 4)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=5)
+    out, err = running.communicate(timeout=20)
     assert (running.returncode, out) == (130, "")
     assert "Traceback" not in err
     until(lambda: waiters() == 1)
@@ -240,7 +240,7 @@ def test_a_running_log_is_followed_to_its_end(daemon: Daemon, double: Double, cl
     assert "before the gate" in said
     gate.touch()
     running.path()
-    out, err = following.communicate(timeout=10)
+    out, err = following.communicate(timeout=20)
     assert (following.returncode, err) == (0, "")
     assert "Generated:" in out
 
@@ -260,7 +260,7 @@ def test_a_queued_compile_is_waited_for(
     gate.touch()
     first.path()
     second.path()
-    out, _ = following.communicate(timeout=10)
+    out, _ = following.communicate(timeout=20)
     assert "second" in out
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from harness.leftovers import below
+from harness.leftovers import LIMIT, below
 from mlc_jitd.build import JobGroups, Limits, Outcome, StopSignal, run
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Bench:
         return found
 
 
-def wait_until(condition: Callable[[], bool], limit: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], limit: float = LIMIT) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -86,7 +86,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Asked]:
     folder: Path = tmp_path_factory.mktemp("nvml")
     (folder / "stub.c").write_text(STUB)
     library = folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "stub.c"], check=True, timeout=15)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "stub.c"], check=True, timeout=40)
 
     def run(**environment: object) -> Asked:
         given = {f"STUB_{name.upper()}": str(value) for name, value in environment.items()}
@@ -95,7 +95,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Asked]:
             env={**os.environ, "LD_LIBRARY_PATH": str(folder), **given},
             capture_output=True,
             text=True,
-            timeout=15,
+            timeout=40,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -216,5 +216,5 @@ def test_another_user_is_served_from_roots_home_and_cannot_write_it(tmp_path: Pa
         store.open()
         publish(store)
         argv = [sys.executable, "-c", AS_ANOTHER_USER, outside / "home", outside / "other"]
-        run = subprocess.run(argv, capture_output=True, text=True, timeout=15, check=False)
+        run = subprocess.run(argv, capture_output=True, text=True, timeout=40, check=False)
         assert run.returncode == 0, run.stderr

@@ -85,6 +85,6 @@ def test_a_folder_named_mlc_llm_in_the_working_folder_is_not_run(tmp_path: Path)
     job = dataclasses.replace(JOB, python=sys.executable, environment=())
     command = toolchain("mlc_llm").command(job, scratch=tmp_path, output=tmp_path / "lib.tar", cores=1)
     done = subprocess.run(
-        command.argv, env=dict(command.env), cwd=command.cwd, capture_output=True, text=True, check=False, timeout=15
+        command.argv, env=dict(command.env), cwd=command.cwd, capture_output=True, text=True, check=False, timeout=40
     )
     assert "hijacked" not in done.stdout

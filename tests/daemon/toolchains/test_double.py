@@ -49,7 +49,7 @@ def start(double: ModuleType, tmp_path: Path) -> Callable[..., subprocess.Popen[
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    _, said = process.communicate(timeout=15)
+    _, said = process.communicate(timeout=40)
     return process.returncode, said.decode()
 
 
