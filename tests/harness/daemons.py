@@ -24,7 +24,7 @@ from mlc_jit.locations import locate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-READY_SECONDS = 15.0
+READY_SECONDS = LIMIT
 SHORTENED = Path(__file__).with_name("shortened.py")
 
 PREAMBLE = """

@@ -54,7 +54,7 @@ def serving(setting: Callable[..., Container], place: Place) -> Iterator[Contain
     """A container in which a daemon serves."""
     container, log = setting(), place.root / "daemon.log"
     process = container.start(sys.executable, "-P", "-m", "mlc_jitd", "run", log=log)
-    until(lambda: list((place.root / "volume").glob("jitd/*.sock")) or process.poll() is not None, limit=20)
+    until(lambda: b" serves " in log.read_bytes() or process.poll() is not None, what="the daemon")
     assert process.poll() is None, log.read_text()
     yield container
     place.end_daemons()

@@ -269,16 +269,18 @@ def may_unshare() -> bool:
 def test_more_folders_than_inotify_allows(place: Place, ended: None, double: Double) -> None:
     """Some are watched by events, the others are polled, each change is noticed, and `status` says why."""
     models = [double.model(f"m{number}", vocab_size=1000 + number) for number in range(30)]
-    log = (place.root / "daemon.log").open("wb")
+    log = place.root / "daemon.log"
     command = "echo 20 > /proc/sys/user/max_inotify_watches; exec " + f"{sys.executable} -P -m mlc_jitd run"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(log)
+        sink = stack.enter_context(log.open("wb"))
         process = stack.enter_context(
-            subprocess.Popen([*UNSHARED, command], stdin=subprocess.DEVNULL, stderr=log, cwd="/")
+            subprocess.Popen([*UNSHARED, command], stdin=subprocess.DEVNULL, stderr=sink, cwd="/")
         )
         stack.callback(place.end_daemons)
-        until(lambda: list(place.runtime.glob("*.sock")), what="the daemon's socket")
-        with Listener(daemons.Daemon(process, place.root / "daemon.log")) as heard:
+        until(
+            lambda: b" serves " in log.read_bytes(), what="the daemon"
+        )  # its path is there a moment before it listens
+        with Listener(daemons.Daemon(process, log)) as heard:
             before = [jit(model, {}, "cpu").model_lib_path for model in models]
             until(lambda: {each.watched for each in status().folders} == {"events", "polling"}, what="both manners")
             assert "watch limit" in next(each.why for each in status().folders if each.watched == "polling")
